@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh machine with Go: `make demo` and `make test`.
+# The others are for people who change the project; `make help` lists them.
+
+GO ?= go
+# Seconds that `make fuzz` spends on each fuzz target.
+FUZZTIME ?= 10s
+# Directory with the shared vectors that don't belong to this repository; tests that want them skip when it is absent.
+export AFFIDAVIT_SHARED ?= $(abspath ../shared)
+
+.PHONY: help build demo test check race fuzz vectors bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+build: ## the commands, into bin/
+	$(GO) build -trimpath -o bin/ ./cmd/...
+
+demo: build ## a log, a vendor, an auditor and three attacks, on this machine, in under two minutes
+	$(GO) run ./deploy/demo --bin bin $(DEMOFLAGS)
+
+test: ## all tests that need nothing but Go
+	$(GO) test ./...
+
+race: ## the same under the race detector
+	$(GO) test -race ./...
+
+check: ## gofmt, vet, staticcheck, go mod tidy, import rules
+	@fmt=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$fmt" ] || { echo "gofmt would change:"; echo "$$fmt"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) mod tidy -diff
+	.ci/imports
+
+fuzz: ## every fuzz target for FUZZTIME
+	.ci/fuzz $(FUZZTIME)
+
+vectors: ## make the test vectors again; the diff must be empty
+	$(GO) generate ./...
+	@git diff --exit-code --stat -- testdata
+
+bench: ## the benchmarks and their ratios
+	.ci/bench
+
+clean: ## what the other targets made
+	rm -rf bin demo-data
