@@ -98,13 +98,13 @@ func ParseCheckpoint(text []byte) (Checkpoint, error) {
 			return Checkpoint{}, fmt.Errorf("%w checkpoint: line %d is empty", ErrMalformed, i+1)
 		}
 	}
-	size, err := parseDecimal(lines[1], MaxSize)
+	size, err := ParseSize(lines[1])
 	if err != nil {
-		return Checkpoint{}, fmt.Errorf("%w checkpoint: size %v", ErrMalformed, err)
+		return Checkpoint{}, fmt.Errorf("checkpoint: %w", err)
 	}
-	root, err := parseHash(lines[2])
+	root, err := ParseHash(lines[2])
 	if err != nil {
-		return Checkpoint{}, fmt.Errorf("%w checkpoint: root hash %v", ErrMalformed, err)
+		return Checkpoint{}, fmt.Errorf("checkpoint: root %w", err)
 	}
 	c := Checkpoint{Origin: lines[0], Size: size, Root: root}
 	if len(lines) > 3 {
@@ -323,15 +323,27 @@ func decodeBase64(s string) ([]byte, error) {
 	return b, nil
 }
 
-func parseHash(s string) ([32]byte, error) {
+// ParseHash parses a hash as all of the specifications write it: 32 bytes in
+// canonical base64, without a newline. The error wraps [ErrMalformed].
+func ParseHash(s string) ([32]byte, error) {
 	b, err := decodeBase64(s)
 	if err != nil {
-		return [32]byte{}, fmt.Errorf("%.60q %v", s, err)
+		return [32]byte{}, fmt.Errorf("%w hash: %.60q %v", ErrMalformed, s, err)
 	}
 	if len(b) != 32 {
-		return [32]byte{}, fmt.Errorf("%.60q has %d bytes, want 32", s, len(b))
+		return [32]byte{}, fmt.Errorf("%w hash: %.60q has %d bytes, want 32", ErrMalformed, s, len(b))
 	}
 	return [32]byte(b), nil
+}
+
+// ParseSize parses a tree size of at most [MaxSize], in decimal without sign or
+// leading zero. The error wraps [ErrMalformed].
+func ParseSize(s string) (uint64, error) {
+	n, err := parseDecimal(s, MaxSize)
+	if err != nil {
+		return 0, fmt.Errorf("%w size: %v", ErrMalformed, err)
+	}
+	return n, nil
 }
 
 // parseDecimal parses digits without sign or leading zero. The functions of

@@ -41,6 +41,25 @@ func VerifyConsistency(oldRoot, newRoot [32]byte, oldSize, newSize uint64, hashe
 	return nil
 }
 
+// ProvesFork reports whether hashes prove that the tree of the size newSize and
+// the given root does not continue the tree of the size oldSize: either the
+// sizes are equal and the roots aren't, or the hashes are a consistency proof
+// from another root of size oldSize. If a log signed both trees, it forked.
+//
+// A proof that fails otherwise proves nothing: whoever sent it may have made a
+// mistake. If oldSize is a power of two, proofs don't tell which root they are
+// from, and ProvesFork is false for larger trees.
+func ProvesFork(oldRoot, newRoot [32]byte, oldSize, newSize uint64, hashes [][32]byte) bool {
+	if oldSize == newSize {
+		return oldRoot != newRoot
+	}
+	if oldSize == 0 || oldSize > newSize || newSize > MaxSize {
+		return false
+	}
+	old, tree, ok := rebuildSubtree(0, oldSize, newSize, &oldRoot, hashes)
+	return ok && tree == newRoot && old != oldRoot
+}
+
 func inclusionError(err error, what string, a, b uint64) error {
 	if _, ok := err.(proof.RootMismatchError); ok { // prints 64 decimal numbers
 		return fmt.Errorf("%w: %s (%d, %d): the hashes lead to another root", ErrBadProof, what, a, b)

@@ -50,8 +50,23 @@ func TestMerkleExhaustively(t *testing.T) {
 			if err := VerifyConsistency(roots[m], root, old, size, proof); err != nil {
 				t.Error(err)
 			}
+			if m > 0 && m < n {
+				// A log whose first leaf differs forks at every size, which its
+				// own proofs show unless they leave out the old root.
+				fork := append(tree(nil), all[:n]...)
+				fork[0][0] ^= 1
+				if got, want := ProvesFork(roots[m], fork.root(), old, size, fork.consistency(m, true)), m&(m-1) != 0; got != want {
+					t.Errorf("fork (%d, %d): %v, want %v", m, n, got, want)
+				}
+				if ProvesFork(roots[m], root, old, size, proof) || ProvesFork(roots[m], fork.root(), old, size, proof) || ProvesFork(roots[m], root, old, size, nil) {
+					t.Errorf("fork (%d, %d) proven by consistency or by garbage", m, n)
+				}
+			}
 			other := roots[m]
 			other[0] ^= 1
+			if m > 0 && !ProvesFork(other, roots[m], old, old, nil) {
+				t.Errorf("two roots of size %d are no fork", m)
+			}
 			if !bad(VerifyConsistency(other, root, old, size, proof)) {
 				t.Errorf("consistency (%d, %d) of another old root", m, n)
 			}

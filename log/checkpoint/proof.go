@@ -74,9 +74,9 @@ func ParseProof(b []byte) (*Proof, error) {
 		if len(p.Hashes) == 63 { // the depth of the largest tree
 			return nil, fmt.Errorf("%w proof: more than 63 hashes", ErrMalformed)
 		}
-		h, err := parseHash(l)
+		h, err := ParseHash(l)
 		if err != nil {
-			return nil, fmt.Errorf("%w proof: hash %v", ErrMalformed, err)
+			return nil, fmt.Errorf("proof: %w", err)
 		}
 		p.Hashes = append(p.Hashes, h)
 	}
