@@ -108,10 +108,14 @@ func (f *fetcher) fetch(ctx context.Context, k key) (*tdx.Collateral, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
+	// A cache may have a final newline, which Intel's service doesn't, and
+	// which would make another set of the same one. What is signed is within.
+	c.TCBInfo = bytes.TrimSpace(c.TCBInfo)
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
 		c.QEIdentity, c.QEIdentityChain, err = f.chained(ctx, identity, "SGX-Enclave-Identity-Issuer-Chain")
+		c.QEIdentity = bytes.TrimSpace(c.QEIdentity)
 		return err
 	})
 	g.Go(func() (err error) {
