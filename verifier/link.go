@@ -1,0 +1,357 @@
+package verifier
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/affidavit-log/affidavit/log/record"
+)
+
+// A PlacedRecord is a record's verdict with its place in a log, which the caller
+// has proven.
+type PlacedRecord struct {
+	Origin  string
+	Index   uint64
+	Verdict *Verdict
+}
+
+func (r *PlacedRecord) statement() *record.Statement { return r.Verdict.Entry.Statement() }
+
+// said is the source of what holds only if the code of both records is honest.
+func said(records ...*PlacedRecord) Source {
+	for _, r := range records {
+		v := r.Verdict
+		if v.Entry.Profile != record.ProfileStatement || !v.Identity.Known() || v.Quote.Body.TDAttributes.Debug() {
+			return SourceVendor
+		}
+	}
+	return SourceMeasuredCode
+}
+
+// Pair judges whether the end of a session, a session or session-abandoned
+// record, belongs to its start. If start is nil, it says that it is missing.
+// The claims and refusals are about the session as a whole, and come in addition
+// to those of the records.
+func Pair(start, end *PlacedRecord) ([]Claim, []Refusal) {
+	r := new(report)
+	st := end.statement()
+	ref := startOf(st)
+	const id, label = "session.pair", "Start and end belong together"
+	if start == nil {
+		if ref == nil {
+			r.refuse(CodePair, "predicateType", st.PredicateType, record.PredicateSession, "the record isn't the end of a session")
+			return nil, r.refusals
+		}
+		r.claim(id, label, "no start", SourceVerifier, StatusFailed, "Without its start, nothing says when the session began, or that it was logged before it did anything.")
+		r.refuse(CodeStartMissing, "session.start", "none", fmt.Sprintf("statement %x at index %d", ref.Statement, ref.Index), "the start of the session is missing")
+		return r.claims, r.refusals
+	}
+	r.pair(start, end, ref)
+	if len(r.refusals) > 0 {
+		r.claim(id, label, "no", SourceVerifier, StatusFailed, sentence(r.refusals[0].Message))
+		return r.claims, r.refusals
+	}
+	if end.Verdict.Quote == nil {
+		r.claim(id, label, "yes, by the vendor's word", SourceVendor, StatusAsserted, "The vendor gave the session up. The enclave didn't say how it ended.")
+		return r.claims, nil
+	}
+	source := said(start, end)
+	note := "Same session key, id, release and kind of trust domain. Hardware gives trust domains no identity: that only one had the key is for the code to ensure."
+	r.claim(id, label, "yes", source, StatusAsserted, note)
+
+	const memory, memoryLabel = "memory-encryption.session", "Memory encryption throughout the session"
+	a, b := start.Verdict.Quote.Body.TDAttributes, end.Verdict.Quote.Body.TDAttributes
+	switch {
+	case a.Debug() || b.Debug():
+		r.claim(memory, memoryLabel, "no", SourceHardware, StatusFailed, "A debug trust domain's memory is readable by the host.")
+		r.refuse(CodeDebug, "td.allow-debug", "on", "off", "a debug TD's memory wasn't protected throughout the session")
+	case a.Migratable() || b.Migratable():
+		r.claim(memory, memoryLabel, "unknown", SourceUnknown, StatusUnknown, "A migratable trust domain may have been somewhere else in between.")
+	default:
+		r.claim(memory, memoryLabel, "private memory was encrypted", source, StatusAsserted,
+			"Hardware says so of the start and of the end, and a trust domain's attributes never change. That both were the same one follows from the session key.")
+	}
+	return r.claims, r.refusals
+}
+
+// pair refuses what start and end have in contradiction.
+func (r *report) pair(start, end *PlacedRecord, ref *record.StatementRef) {
+	a, b := start.statement(), end.statement()
+	differ := func(field string, got, want any) {
+		r.refuse(CodePair, field, fmt.Sprint(got), fmt.Sprint(want), "start and end of the session differ in %s: %v and %v", field, want, got)
+	}
+	if a.Start == nil || ref == nil {
+		r.refuse(CodePair, "predicateType", b.PredicateType, record.PredicateSession, "the records aren't the start and the end of a session")
+		return
+	}
+	s := a.Start
+	if digest := start.Verdict.Entry.StatementDigest(); ref.Statement != digest {
+		r.refuse(CodePair, "session.start.statement", fmt.Sprintf("%x", ref.Statement), fmt.Sprintf("%x", digest), "the end of the session names another start")
+	}
+	if ref.Origin != start.Origin || ref.Index != start.Index {
+		r.refuse(CodePair, "session.start.index", fmt.Sprintf("%s, index %d", clean(ref.Origin), ref.Index), fmt.Sprintf("%s, index %d", clean(start.Origin), start.Index),
+			"the end of the session says that its start is somewhere else")
+	}
+	if end.Origin != start.Origin {
+		differ("log", clean(end.Origin), clean(start.Origin))
+	}
+	if a.Vendor != b.Vendor {
+		differ("vendor.id", quoted(b.Vendor), quoted(a.Vendor))
+	}
+	if end.Index <= start.Index {
+		r.refuse(CodeOrder, "index", fmt.Sprint(end.Index), fmt.Sprintf("more than %d", start.Index), "the end of the session was logged before its start")
+	}
+
+	key, freshness, env := b.SessionKey(), b.Freshness(), b.Environment()
+	switch f := b.Session; {
+	case f != nil:
+		for _, c := range []struct {
+			field     string
+			got, want any
+		}{
+			{"session.id", f.ID, s.ID},
+			{"session.kind", f.Kind, s.Kind},
+			{"session.tenant", fmt.Sprintf("%x", f.Tenant), fmt.Sprintf("%x", s.Tenant)},
+			{"session.tenantEpoch", clean(f.TenantEpoch), clean(s.TenantEpoch)},
+			{"session.startedOn", timestamp(f.StartedOn), timestamp(s.StartedOn)},
+			{"session.isolationScope", f.IsolationScope, s.IsolationScope},
+		} {
+			if c.got != c.want {
+				differ(c.field, c.got, c.want)
+			}
+		}
+		// A start need not know the number yet.
+		if s.Sequence != 0 && s.Sequence != f.Sequence {
+			differ("session.sequence", f.Sequence, s.Sequence)
+		}
+	default:
+		if b.Abandoned.ID != s.ID {
+			differ("session.id", b.Abandoned.ID, s.ID)
+		}
+	}
+	if key == nil {
+		return // the vendor gave the session up
+	}
+	if key.KeyID != s.SessionKey.KeyID {
+		differ("sessionKey", key.KeyID, s.SessionKey.KeyID)
+	}
+	if freshness != nil && ref.Origin == start.Origin {
+		// "start's index < size of the final's freshness checkpoint" (DESIGN.md, section 3)
+		if start.Index >= freshness.Size {
+			r.refuse(CodeOrder, "freshness.checkpoint", fmt.Sprintf("size %d", freshness.Size), fmt.Sprintf("more than %d", start.Index), "the end of the session was made after a checkpoint that doesn't cover its start")
+		}
+		if freshness.Size < s.Freshness.Size {
+			r.refuse(CodeOrder, "freshness.checkpoint", fmt.Sprintf("size %d", freshness.Size), fmt.Sprintf("at least %d", s.Freshness.Size), "the end of the session was made after an older checkpoint than its start")
+		}
+	}
+	if env != nil {
+		if env.Release.SHA256 != s.Environment.Release.SHA256 {
+			differ("environment.release", fmt.Sprintf("%x", env.Release.SHA256), fmt.Sprintf("%x", s.Environment.Release.SHA256))
+		}
+		if env.PersistentStorage != s.Environment.PersistentStorage {
+			differ("environment.persistentStorage", env.PersistentStorage, s.Environment.PersistentStorage)
+		}
+		if !equalDigests(env.EgressPolicy, s.Environment.EgressPolicy) {
+			differ("environment.egressPolicy", digestText(env.EgressPolicy), digestText(s.Environment.EgressPolicy))
+		}
+	}
+	r.sameTD(start.Verdict, end.Verdict, differ)
+}
+
+// sameTD compares what never changes in the life of a TD. RTMRs do.
+func (r *report) sameTD(start, end *Verdict, differ func(field string, got, want any)) {
+	if start.Quote == nil || end.Quote == nil {
+		return
+	}
+	a, b := &start.Quote.Body, &end.Quote.Body
+	if a.TDAttributes != b.TDAttributes {
+		differ("TD attributes", attributes(b.TDAttributes), attributes(a.TDAttributes))
+	}
+	if a.XFAM != b.XFAM {
+		differ("XFAM", fmt.Sprintf("%x", b.XFAM), fmt.Sprintf("%x", a.XFAM))
+	}
+	for _, f := range (&measurements{}).fields() {
+		switch f.name {
+		case "mrtd", "mrconfigid", "mrowner", "mrownerconfig":
+			if !bytes.Equal(f.of(a), f.of(b)) {
+				differ(f.name, fmt.Sprintf("%x", f.of(b)), fmt.Sprintf("%x", f.of(a)))
+			}
+		}
+	}
+	if !a.TDAttributes.Migratable() && start.TDX.PPID != end.TDX.PPID {
+		differ("platform", end.TDX.PPID, start.TDX.PPID)
+	}
+}
+
+func equalDigests(a, b *record.Digest) bool {
+	return (a == nil) == (b == nil) && (a == nil || *a == *b)
+}
+
+func digestText(d *record.Digest) string {
+	if d == nil {
+		return "none"
+	}
+	return fmt.Sprintf("%x", *d)
+}
+
+// Ends refuses more than one end of a session: of different statements that name
+// the same start, none counts.
+func Ends(ends []*PlacedRecord) []Refusal {
+	r := new(report)
+	byStart := make(map[record.Digest]*PlacedRecord)
+	for _, e := range ends {
+		ref := startOf(e.statement())
+		if ref == nil {
+			continue
+		}
+		other, ok := byStart[ref.Statement]
+		if !ok {
+			byStart[ref.Statement] = e
+			continue
+		}
+		if other.Verdict.Entry.StatementDigest() != e.Verdict.Entry.StatementDigest() {
+			r.refuse(CodeTwoFinals, "session.start.statement", fmt.Sprintf("indices %d and %d", other.Index, e.Index), "one end",
+				"the session has two ends, at indices %d and %d", other.Index, e.Index)
+		}
+	}
+	return r.refusals
+}
+
+// ModelRuns judges the models of a final record by the model-run records that it
+// names. The claims replace those of the final's verdict with the same ids, see
+// [Merge]. A model of class tee without a good record is refused, unless the
+// policy allows it.
+//
+// runs may hold records that the final doesn't name; they are ignored. The
+// records' own refusals are the caller's to report, too.
+func ModelRuns(start, final *PlacedRecord, runs []*PlacedRecord, p *Policy) ([]Claim, []Refusal) {
+	r := &report{p: p}
+	session := final.statement().Session
+	if session == nil {
+		return nil, nil
+	}
+	for i := range session.Models {
+		m := &session.Models[i]
+		if m.Execution != record.ExecutionTEE {
+			continue
+		}
+		r.model(modelID(i), m, start, final, runs)
+	}
+	return r.claims, r.refusals
+}
+
+func (r *report) model(id string, m *record.Model, start, final *PlacedRecord, runs []*PlacedRecord) {
+	const label = "Model"
+	value := modelValue(m)
+	field := strings.Replace(id, ".", "s.", 1) + ".modelRun"
+	accepted := slices.Contains(r.p.acceptedExecution(), m.Execution)
+	asserted := func(ok bool) ClaimStatus {
+		if ok && accepted {
+			return StatusAsserted
+		}
+		return StatusFailed
+	}
+	var run *PlacedRecord
+	for _, o := range runs {
+		if m.ModelRun != nil && o.statement().ModelRun != nil && o.Verdict.Entry.StatementDigest() == *m.ModelRun {
+			run = o
+		}
+	}
+	if run == nil {
+		ok := r.p.allowUnlinked
+		if !ok {
+			r.refuse(CodeModelRun, field, digestText(m.ModelRun), "the record of the model run", "model %s is said to run in confidential hardware, and there is no record of it", quoted(m.RequestModel))
+		}
+		r.claim(id, label, value, SourceVendor, asserted(ok), "Said to run in confidential hardware. There is no record that shows it.")
+		return
+	}
+	before := len(r.refusals)
+	r.compareModel(field, m, start, final, run)
+	if len(r.refusals) > before {
+		r.claim(id, label, value, SourceVerifier, StatusFailed, sentence(r.refusals[before].Message))
+		return
+	}
+	switch {
+	case !run.Verdict.Allowed():
+		ok := r.p.allowUnlinked
+		if !ok {
+			r.refuse(CodeModelRun, field, string(run.Verdict.Refusals[0].Code), "an allowed record", "the record of model %s isn't allowed by the appraisal policy: %s", quoted(m.RequestModel), run.Verdict.Refusals[0].Message)
+		}
+		r.claim(id, label, value, SourceVendor, asserted(ok), "Its own record is genuine, but the appraisal policy doesn't allow it.")
+	case run.statement().ModelRun.Session == nil:
+		r.claim(id, label, value, SourceVendor, asserted(true), fmt.Sprintf("Its own record, index %d, is good, but it covers many sessions, and doesn't show this one.", run.Index))
+	default:
+		note := fmt.Sprintf("Its own record, index %d, names this session, and both name the same key of their channel.", run.Index)
+		if n := len(run.statement().ModelRun.Environment.Accelerators); n > 0 {
+			note += " The evidence of its accelerators wasn't verified here."
+		}
+		if n := len(run.statement().ModelRun.Upstream); n > 0 {
+			note += " It sent calls on to others."
+		}
+		r.claim(id, label, value, SourceVerifier, judged(accepted), note)
+	}
+}
+
+// compareModel refuses what the two sides of a model run have in contradiction:
+// "both sides name each other, a mismatch fails" (FIELDS.md).
+func (r *report) compareModel(field string, m *record.Model, start, final, run *PlacedRecord) {
+	session, mr := final.statement().Session, run.statement().ModelRun
+	differ := func(what string, got, want any) {
+		r.refuse(CodeModelRun, field, fmt.Sprint(got), fmt.Sprint(want), "session and model run differ in %s: %v and %v", what, want, got)
+	}
+	for _, c := range []struct{ what, got, want string }{
+		{"log", clean(run.Origin), clean(final.Origin)},
+		{"provider", quoted(mr.Provider), quoted(m.Provider)},
+		{"requestModel", quoted(mr.RequestModel), quoted(m.RequestModel)},
+		{"responseModel", quoted(mr.ResponseModel), quoted(m.ResponseModel)},
+	} {
+		if c.got != c.want {
+			differ(c.what, c.got, c.want)
+		}
+	}
+	if s := mr.Session; s != nil {
+		if s.ID != session.ID {
+			differ("session id", s.ID, session.ID)
+		}
+		if s.Statement != session.Start.Statement {
+			differ("start statement", fmt.Sprintf("%x", s.Statement), fmt.Sprintf("%x", session.Start.Statement))
+		}
+		if mr.PeerKeyID != session.SessionKey.KeyID {
+			differ("session key", mr.PeerKeyID, session.SessionKey.KeyID)
+		}
+		if mr.PeerChannel != m.Channel {
+			differ("channel", fmt.Sprintf("%s %x", mr.PeerChannel.Type, mr.PeerChannel.SHA256), fmt.Sprintf("%s %x", m.Channel.Type, m.Channel.SHA256))
+		}
+		if mr.Calls.Size != m.Calls {
+			differ("number of calls", mr.Calls.Size, m.Calls)
+		}
+	} else if mr.Calls.Size < m.Calls {
+		differ("number of calls", mr.Calls.Size, fmt.Sprintf("at least %d", m.Calls))
+	}
+	// "start's index < model-run's; model-run's < final's" (DESIGN.md, section 3)
+	if start != nil && run.Index <= start.Index || run.Index >= final.Index {
+		r.refuse(CodeOrder, field, fmt.Sprintf("index %d", run.Index), "between start and end", "the model run was logged at index %d, which isn't between the start and the end of the session", run.Index)
+	}
+}
+
+// Merge returns claims in which those of newer replace those with the same id.
+// Others of newer come before the first claim that is about the platform, or at
+// the end.
+func Merge(claims, newer []Claim) []Claim {
+	merged := slices.Clone(claims)
+	at := slices.IndexFunc(merged, func(c Claim) bool { return strings.HasPrefix(c.ID, "td.attributes") })
+	if at < 0 {
+		at = len(merged)
+	}
+	for _, c := range newer {
+		if i := slices.IndexFunc(merged, func(o Claim) bool { return o.ID == c.ID }); i >= 0 {
+			merged[i] = c
+			continue
+		}
+		merged = slices.Insert(merged, at, c)
+		at++
+	}
+	return merged
+}

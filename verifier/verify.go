@@ -1,0 +1,522 @@
+package verifier
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/affidavit-log/affidavit/log/record"
+	"github.com/affidavit-log/affidavit/verifier/tdx"
+)
+
+// Verify checks that an entry is what it claims to be, by the rules of its
+// binding profile (FORMAT.md, "Profiles"), and judges it by an appraisal policy.
+//
+//   - statement/v1: the session key in the statement signed the envelope; the
+//     quote's REPORTDATA commits to the statement; the quote is genuine under
+//     Intel's rules, by the given collateral, at the given time.
+//   - vendor-signed/v1: a release key of the vendor signed the envelope.
+//   - unbound/v1: both a release key of the vendor signed the envelope, and the
+//     quote, which the statement names by digest, is genuine.
+//
+// Whether a vendor's key is its key, the policy or in.VendorKeys say; a
+// vendor-key statement says it of itself.
+//
+// The error is a *[NotGenuine], and the Verdict is nil exactly when the error
+// isn't. That a policy doesn't allow an entry is no error: see
+// [Verdict.Allowed]. A policy that names no measurement allows no record with a
+// quote ([CodeNoMeasurement]).
+//
+// Verify doesn't know what was logged, nor where and when: that in.Releases,
+// in.Withdrawn and in.VendorKeys were, that in.Interval is proven, and that
+// in.At and in.Collateral are the leaf's, is the caller's to check. Rules over
+// several records are those of [Pair] and [ModelRuns].
+//
+// Verify doesn't modify its arguments. The Verdict retains in.Entry.
+func (v *Verifier) Verify(in Input, p *Policy) (*Verdict, error) {
+	keys := func(vendor, keyid string) (ed25519.PublicKey, bool) {
+		if k, ok := p.trusts(vendor, keyid); ok {
+			return k, true
+		}
+		return loggedKey(in.VendorKeys, vendor, keyid)
+	}
+	q, res, err := v.genuine(in.Entry, in.Collateral, in.At, keys)
+	if err != nil {
+		return nil, err
+	}
+	st := in.Entry.Statement()
+	r := &report{p: p}
+	s := &subject{report: r, in: &in, st: st, quote: q}
+	if q != nil {
+		r.platform(v.root, q, res, in.At)
+		s.identify()
+	}
+	s.binding()
+	if q != nil {
+		r.td(q)
+	}
+	s.content()
+	if q != nil {
+		r.tdDetails(q)
+		r.machine(res)
+		r.measured(q)
+	}
+	return &Verdict{
+		Entry: in.Entry, At: in.At, Quote: q, TDX: res, Identity: s.identity, Interval: in.Interval,
+		Claims: r.claims, Refusals: r.refusals,
+	}, nil
+}
+
+// Appraise judges bare evidence by an appraisal policy: the platform and the
+// TD's attributes. Measurements are reported, and judged only if the policy pins
+// some; release keys, times, and what else only statements have, are not judged.
+//
+// The error is a *[NotGenuine] that wraps a *[tdx.Error].
+func (v *Verifier) Appraise(q *tdx.Quote, s *tdx.Set, at time.Time, p *Policy) (*Appraisal, error) {
+	res, err := v.tdx.Verify(q, s, at)
+	if err != nil {
+		return nil, quoteError(err)
+	}
+	r := &report{p: p}
+	r.platform(v.root, q, res, at)
+	identity := r.appraiseCode(q)
+	r.td(q)
+	r.tdDetails(q)
+	r.machine(res)
+	r.measured(q)
+	return &Appraisal{At: at, Quote: q, TDX: res, Identity: identity, Claims: r.claims, Refusals: r.refusals}, nil
+}
+
+func quoteError(err error) *NotGenuine {
+	reason := string(tdx.ReasonParse)
+	if e := new(tdx.Error); errors.As(err, &e) {
+		reason = string(e.Reason)
+	}
+	return &NotGenuine{Reason: reason, Err: err}
+}
+
+// genuine checks what an entry claims to be, cheap things first. The error is
+// a *NotGenuine.
+func (v *Verifier) genuine(e *record.Entry, set *tdx.Set, at time.Time, keys func(vendor, keyid string) (ed25519.PublicKey, bool)) (*tdx.Quote, *tdx.Result, error) {
+	st := e.Statement()
+	if st == nil {
+		return nil, nil, notGenuine(ReasonStatement, "the entry wasn't parsed")
+	}
+	raw := e.Quote()
+	if err := checkStatement(e, st, raw, at); err != nil {
+		return nil, nil, err
+	}
+
+	var pub ed25519.PublicKey
+	switch key := st.SessionKey(); {
+	case e.Profile == record.ProfileStatement:
+		// The record package checks that the key's three forms agree; here it is
+		// this key's signature, and no other's, that counts.
+		if e.KeyID != key.KeyID {
+			return nil, nil, notGenuine(ReasonEnvelope, "signed by key %.64q, but the statement's session key is %s", e.KeyID, key.KeyID)
+		}
+		pub = key.PublicKey
+	case st.VendorKey != nil:
+		if e.KeyID != st.VendorKey.Key.KeyID {
+			return nil, nil, notGenuine(ReasonEnvelope, "signed by key %.64q, but the statement is about key %s", e.KeyID, st.VendorKey.Key.KeyID)
+		}
+		pub = st.VendorKey.Key.PublicKey
+	default:
+		var ok bool
+		if pub, ok = keys(st.Vendor, e.KeyID); !ok {
+			return nil, nil, notGenuine(ReasonKey, "%.64q isn't known to be a release key of vendor %.200q", e.KeyID, st.Vendor)
+		}
+	}
+	if err := e.VerifySignature(pub); err != nil {
+		return nil, nil, &NotGenuine{Reason: ReasonEnvelope, Err: err}
+	}
+	if raw == nil {
+		return nil, nil, nil
+	}
+
+	q, err := tdx.ParseQuote(raw)
+	if err != nil {
+		return nil, nil, quoteError(err)
+	}
+	if e.Profile == record.ProfileStatement {
+		if want := e.ReportData(); [64]byte(q.Body.ReportData) != want {
+			return nil, nil, notGenuine(ReasonBinding, "the quote has REPORTDATA %x, but the statement calls for %x", q.Body.ReportData, want)
+		}
+	}
+	if set == nil {
+		return nil, nil, notGenuine(string(tdx.ReasonCollateral), "there is no collateral to judge the quote by")
+	}
+	res, err := v.tdx.Verify(q, set, at)
+	if err != nil {
+		return nil, nil, quoteError(err)
+	}
+	return q, res, nil
+}
+
+// checkStatement checks what a statement says about itself and its evidence.
+// The error is a *NotGenuine. Most of it follows from what record.ParseEntry
+// accepts, and is checked again because everything else rests on it.
+func checkStatement(e *record.Entry, st *record.Statement, quote []byte, at time.Time) error {
+	switch e.Profile {
+	case record.ProfileStatement:
+		if st.SessionKey() == nil || quote == nil {
+			return notGenuine(ReasonStatement, "a %s entry without a session key or without a quote", e.Profile)
+		}
+	case record.ProfileVendorSigned:
+		if quote != nil {
+			return notGenuine(ReasonStatement, "a %s entry with a quote", e.Profile)
+		}
+	case record.ProfileUnbound:
+		ev := st.Evidence
+		if ev == nil || quote == nil {
+			return notGenuine(ReasonStatement, "a %s entry that isn't about evidence, or without it", e.Profile)
+		}
+		if sum := sha256.Sum256(quote); sum != ev.SHA256 || uint64(len(quote)) != ev.Size {
+			return notGenuine(ReasonBinding, "the statement is about evidence of %d bytes, SHA-256 %x, but the entry has %d bytes, SHA-256 %x", ev.Size, ev.SHA256, len(quote), sum)
+		}
+		if got := ev.CollectedOn; got.UnixMilli() != at.UnixMilli() {
+			return notGenuine(ReasonStatement, "the evidence was collected on %s, but judged at %s", timestamp(got), timestamp(at))
+		}
+	default:
+		return notGenuine(ReasonStatement, "unknown binding profile %.100q", e.Profile)
+	}
+	if start, f := startOf(st), st.Freshness(); start != nil && f != nil {
+		// "start's index < size of the final's freshness checkpoint" (DESIGN.md,
+		// section 3): the start was there to be seen.
+		if start.Origin == f.Origin && start.Index >= f.Size {
+			return notGenuine(ReasonStatement, "names a start at index %d, which isn't in the checkpoint of size %d that it was made after", start.Index, f.Size)
+		}
+	}
+	return nil
+}
+
+// startOf returns where the end of a session says that its start is.
+func startOf(st *record.Statement) *record.StatementRef {
+	switch {
+	case st.Session != nil:
+		return &st.Session.Start
+	case st.Abandoned != nil:
+		return &st.Abandoned.Start
+	}
+	return nil
+}
+
+// loggedKey finds a vendor's key among vendor-key entries. They prove
+// possession themselves, by their signature.
+func loggedKey(entries []*record.Entry, vendor, keyid string) (ed25519.PublicKey, bool) {
+	for _, e := range entries {
+		st := e.Statement()
+		if st == nil || st.VendorKey == nil || st.Vendor != vendor || st.VendorKey.Key.KeyID != keyid {
+			continue
+		}
+		pub := st.VendorKey.Key.PublicKey
+		if e.KeyID == keyid && e.VerifySignature(pub) == nil {
+			return pub, true
+		}
+	}
+	return nil, false
+}
+
+// appraiseCode compares a quote with the pinned measurements, if there are any.
+func (r *report) appraiseCode(q *tdx.Quote) Identity {
+	const id, label = "code", "Identity of the code"
+	if len(r.p.measurements) == 0 {
+		r.claim(id, label, "not judged", SourceUnknown, StatusUnknown, "The appraisal policy pins no measurements. They are listed below.")
+		return Identity{}
+	}
+	i, note, why := r.pinned(q)
+	if !i.Known() {
+		r.claim(id, label, "unknown", SourceVerifier, StatusFailed, "The quote's measurements are none that the appraisal policy pins.")
+		r.refuse(CodeMeasurement, "measurements", "mrtd "+fmt.Sprintf("%x", q.Body.MRTD), "a pinned set of measurements",
+			"the code isn't known: %s", why)
+		return i
+	}
+	r.claim(id, label, "the pinned measurements "+quoted(i.Name), SourceVerifier, StatusHolds, note)
+	return i
+}
+
+// pinned looks for a pinned set of measurements. Else it says why there is none.
+func (r *report) pinned(q *tdx.Quote) (i Identity, note, why string) {
+	var differ []string
+	for _, m := range r.p.measurements {
+		fields := m.match(&q.Body)
+		if fields != nil {
+			differ = append(differ, fmt.Sprintf("%s differs in %s", quoted(m.name), join(fields, "and")))
+			continue
+		}
+		note := ""
+		if free := m.free(); free != nil {
+			note = "The set leaves " + join(free, "and") + " open: what they measure can be anything."
+		}
+		return Identity{By: "measurement", Name: clean(m.name)}, note, ""
+	}
+	return Identity{}, "", strings.Join(differ, "; ")
+}
+
+func quoted(s string) string { return "“" + clean(s) + "”" }
+
+// A subject is a statement under judgement.
+type subject struct {
+	*report
+	in       *Input
+	st       *record.Statement
+	quote    *tdx.Quote
+	identity Identity
+	trusted  *record.Release // that ran, if it is logged under a key that the policy trusts
+}
+
+// said is the source of what the statement says: it counts as said by measured
+// code only if the quote commits to it, the reader knows the code, and the host
+// couldn't change it.
+func (s *subject) said() Source {
+	if s.in.Entry.Profile == record.ProfileStatement && s.identity.Known() && !s.quote.Body.TDAttributes.Debug() {
+		return SourceMeasuredCode
+	}
+	return SourceVendor
+}
+
+// identify finds out what identifies the code, and whether it is the release
+// that the statement names.
+func (s *subject) identify() {
+	identity, note, why := s.pinned(s.quote)
+	found := s.findReleases()
+	if !identity.Known() && found.trusted != nil {
+		identity, note = found.trusted.identity(), found.trusted.note()
+	}
+	s.identity = identity
+
+	const id, label = "code", "Identity of the code"
+	switch {
+	case identity.By == "measurement":
+		s.claim(id, label, "the pinned measurements "+quoted(identity.Name), SourceVerifier, StatusHolds, note)
+	case identity.By == "release":
+		s.claim(id, label, identity.Name, SourceVerifier, StatusHolds, note)
+	case !s.p.NamesMeasurement():
+		s.claim(id, label, "unknown", SourceUnknown, StatusFailed, "Nothing says which code ran, so that all that it says is the vendor's assertion.")
+		s.refuse(CodeNoMeasurement, "measurements", "", "measurements or release-keys", "%s", WhatToPin)
+	default:
+		s.claim(id, label, "unknown", SourceUnknown, StatusFailed, "All that the code says is the vendor's assertion.")
+		reasons := make([]string, 0, 2)
+		for _, r := range []string{why, found.why} {
+			if r != "" {
+				reasons = append(reasons, r)
+			}
+		}
+		switch {
+		case len(reasons) > 0:
+		case s.st.Environment() == nil:
+			reasons = append(reasons, "the statement names no release, and the appraisal policy pins no measurements")
+		default:
+			reasons = append(reasons, "the release that the statement names wasn't given, and the appraisal policy pins no measurements")
+		}
+		s.refuse(CodeMeasurement, "measurements, release-keys", fmt.Sprintf("mrtd %x", s.quote.Body.MRTD), "a pinned set of measurements, or a logged release under a trusted key",
+			"the code isn't known: %s", strings.Join(reasons, "; "))
+	}
+	s.claimRelease(found)
+}
+
+// A releaseFound is a release entry that the statement's environment names.
+type releaseFound struct {
+	entry   *record.Entry
+	release *record.Release
+	set     *record.Measurement // that equals the quote's
+}
+
+func (f *releaseFound) identity() Identity {
+	return Identity{By: "release", Name: fmt.Sprintf("release %s %s", clean(f.release.Image.Name), clean(f.release.Version))}
+}
+
+func (f *releaseFound) note() string {
+	m := measurementsOf(f.set)
+	note := "A logged release under a release key that your appraisal policy trusts, not withdrawn as far as this evidence shows."
+	if free := m.free(); free != nil {
+		note += " It leaves " + join(free, "and") + " open: what they measure can be anything."
+	}
+	return note
+}
+
+// releasesFound is what the given releases say about the statement's.
+type releasesFound struct {
+	trusted    *releaseFound // good, under a key that the policy trusts
+	consistent *releaseFound // good, under a logged key
+	bad        bool          // at least one says otherwise, or was withdrawn
+	why        string        // why none is trusted, empty if there is none at all
+}
+
+// findReleases looks through the given releases for the one that the
+// statement's environment names: of the same vendor, for the same image.
+func (s *subject) findReleases() (found releasesFound) {
+	env := s.st.Environment()
+	if env == nil {
+		return found
+	}
+	var why []string
+	for _, e := range s.in.Releases {
+		st := e.Statement()
+		if st == nil || st.Release == nil || st.Vendor != s.st.Vendor || st.Release.Image.SHA256 != env.Release.SHA256 {
+			continue
+		}
+		f := &releaseFound{entry: e, release: st.Release}
+		name := clean(st.Release.Version)
+		fail := func(bad bool, format string, args ...any) {
+			found.bad = found.bad || bad
+			why = append(why, "release "+quoted(name)+" "+fmt.Sprintf(format, args...))
+		}
+		pub, trusted := s.p.trusts(st.Vendor, e.KeyID)
+		if !trusted {
+			var ok bool
+			if pub, ok = loggedKey(s.in.VendorKeys, st.Vendor, e.KeyID); !ok {
+				fail(false, "is signed by a key that isn't known")
+				continue
+			}
+		}
+		if e.VerifySignature(pub) != nil {
+			fail(true, "has a wrong signature")
+			continue
+		}
+		if at := s.in.At; at.Before(st.Release.NotBefore) {
+			fail(true, "isn't valid before %s", timestamp(st.Release.NotBefore))
+			continue
+		} else if end := st.Release.NotAfter; end != nil && !at.Before(*end) {
+			fail(true, "wasn't valid any more after %s", timestamp(*end))
+			continue
+		}
+		if w := s.withdrawal(e); w != nil {
+			fail(true, "was withdrawn (%s)", clean(w.Reason))
+			continue
+		}
+		var differ []string
+		for i := range st.Release.Measurements {
+			m := &st.Release.Measurements[i]
+			expected := measurementsOf(m)
+			if differ = expected.match(&s.quote.Body); differ == nil {
+				f.set = m
+				break
+			}
+		}
+		if f.set == nil {
+			fail(true, "has other measurements than the quote: the last set differs in %s", join(differ, "and"))
+			continue
+		}
+		if trusted {
+			if found.trusted == nil {
+				found.trusted = f
+			}
+			continue
+		}
+		if found.consistent == nil {
+			found.consistent = f
+		}
+		fail(false, "is signed by a key that the appraisal policy doesn't trust")
+	}
+	found.why = strings.Join(why, "; ")
+	return found
+}
+
+// withdrawal returns the withdrawal of a release, nil if there is none. One whose
+// signature can't be checked counts: the log admitted it by the vendor's key.
+func (s *subject) withdrawal(release *record.Entry) *record.ReleaseWithdrawn {
+	digest, vendor := release.StatementDigest(), release.Statement().Vendor
+	for _, e := range s.in.Withdrawn {
+		st := e.Statement()
+		if st == nil || st.Withdrawn == nil || st.Vendor != vendor || st.Withdrawn.Statement != digest {
+			continue
+		}
+		pub, ok := s.p.trusts(vendor, e.KeyID)
+		if !ok {
+			pub, ok = loggedKey(s.in.VendorKeys, vendor, e.KeyID)
+		}
+		if !ok || e.VerifySignature(pub) == nil {
+			return st.Withdrawn
+		}
+	}
+	return nil
+}
+
+func measurementsOf(m *record.Measurement) *measurements {
+	opt := func(b *[48]byte) []byte {
+		if b == nil {
+			return nil
+		}
+		return b[:]
+	}
+	return &measurements{
+		mrtd:       m.MRTD[:],
+		rtmr:       [4][]byte{opt(m.RTMR[0]), opt(m.RTMR[1]), opt(m.RTMR[2]), opt(m.RTMR[3])},
+		mrConfigID: opt(m.MRConfigID), mrOwner: opt(m.MROwner), mrOwnerConfig: opt(m.MROwnerConfig),
+	}
+}
+
+// claimRelease says whether the release that the statement names is the one
+// that ran.
+func (s *subject) claimRelease(found releasesFound) {
+	env := s.st.Environment()
+	if env == nil {
+		return
+	}
+	const id, label = "release", "Release that the statement names"
+	value := fmt.Sprintf("%s (image SHA-256 %x)", clean(env.Release.Name), env.Release.SHA256)
+	switch {
+	case found.trusted != nil:
+		s.trusted = found.trusted.release
+		s.claim(id, label, value, SourceVerifier, StatusHolds, "The logged release has the quote's measurements.")
+	case found.consistent != nil:
+		// Withdrawn or differing releases beside it don't matter: vendors log
+		// an image again with corrected measurements.
+		s.claim(id, label, value, SourceVerifier, StatusHolds,
+			"The logged release has the quote's measurements, but your appraisal policy doesn't trust its release key: the vendor alone says what the image is.")
+	case found.bad:
+		s.claim(id, label, value, SourceVerifier, StatusFailed, sentence(found.why))
+		s.refuse(CodeRelease, "environment.release", fmt.Sprintf("%x", env.Release.SHA256), "a logged release, not withdrawn, whose measurements equal the quote's",
+			"the statement names a release that isn't the one that ran: %s", found.why)
+	case found.why != "":
+		s.claim(id, label, value, s.said(), StatusUnknown, sentence(found.why))
+	default:
+		s.claim(id, label, value, s.said(), StatusUnknown, "No logged release of that image was given to compare with.")
+	}
+}
+
+// sentence makes a sentence of a reason.
+func sentence(s string) string {
+	if s == "" {
+		return ""
+	}
+	return strings.ToUpper(s[:1]) + s[1:] + "."
+}
+
+// binding judges the binding profile.
+func (s *subject) binding() {
+	const id, label = "binding", "Statement bound to the hardware"
+	e := s.in.Entry
+	ok := false
+	for _, p := range s.p.acceptedProfiles() {
+		ok = ok || p == e.Profile
+	}
+	if !ok {
+		s.refuse(CodeProfile, "profiles", string(e.Profile), join(s.p.acceptedProfiles(), "or"), "the entry's binding profile is %s", e.Profile)
+	}
+	switch e.Profile {
+	case record.ProfileStatement:
+		s.claim(id, label, "the whole statement (statement/v1)", SourceVerifier, judged(ok),
+			"The quote commits to every byte of the statement, and the statement's key signed it. Whether the statement is true depends on the code that made it.")
+	case record.ProfileUnbound:
+		s.claim(id, label, "not bound (unbound/v1)", SourceVerifier, judged(ok), "The quote commits to nothing in the statement. The vendor says when and where it was collected.")
+	default:
+		s.claim(id, label, "no hardware involved (vendor-signed/v1)", SourceVerifier, judged(ok), "The vendor says all of it.")
+	}
+	if e.Profile == record.ProfileStatement {
+		return
+	}
+	const signer, by = "signer", "Signed by"
+	value := "release key " + e.KeyID
+	if _, trusted := s.p.trusts(s.st.Vendor, e.KeyID); trusted {
+		s.claim(signer, by, value, SourceVerifier, StatusHolds, "Your appraisal policy trusts this key of the vendor.")
+		return
+	}
+	s.claim(signer, by, value, SourceVerifier, StatusFailed, "Your appraisal policy doesn't trust this key.")
+	s.refuse(CodeReleaseKey, "release-keys", e.KeyID, "a release key of the vendor that the appraisal policy trusts",
+		"the entry is signed by a release key of vendor %s that the appraisal policy doesn't trust", quoted(s.st.Vendor))
+}
