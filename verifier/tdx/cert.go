@@ -87,6 +87,7 @@ var (
 	// requiredExtensions is REQUIRED_X509_EXTENSIONS in X509Constants.h of
 	// Intel's parsers.
 	requiredExtensions = []asn1.ObjectIdentifier{oidAuthorityKeyID, oidCRLPoints, oidSubjectKeyID, oidKeyUsage, oidBasicConstraints}
+	knownExtensions    = append(slices.Clone(requiredExtensions), oidSGX)
 )
 
 // parseCert parses the certificate of the given name, and checks all that can be
@@ -116,9 +117,9 @@ func parseCert(der []byte, cn string, ca bool) (*x509.Certificate, error) {
 			return nil, refuse(ReasonChain, "%s: certificate without extension %v", cn, oid)
 		}
 	}
-	for _, oid := range c.UnhandledCriticalExtensions {
-		if !oid.Equal(oidSGX) {
-			return nil, refuse(ReasonChain, "%s: unknown critical extension %v", cn, oid)
+	for _, e := range c.Extensions { // crypto/x509 knows more of them than are judged here
+		if known := slices.ContainsFunc(knownExtensions, e.Id.Equal); e.Critical && !known {
+			return nil, refuse(ReasonChain, "%s: unknown critical extension %v", cn, e.Id)
 		}
 	}
 	usage := x509.KeyUsageDigitalSignature
@@ -173,6 +174,9 @@ func parseCRL(item string, der []byte, issuer *x509.Certificate) (*crl, error) {
 	l, err := x509.ParseRevocationList(der)
 	if err != nil {
 		return nil, refuse(ReasonCollateral, "%s: %v", item, err)
+	}
+	if len(l.Raw) != len(der) { // crypto/x509 lets that through
+		return nil, refuse(ReasonCollateral, "%s: %d bytes follow", item, len(der)-len(l.Raw))
 	}
 	if !bytes.Equal(l.RawIssuer, issuer.RawSubject) {
 		return nil, refuse(ReasonChain, "%s: issued by %q, not by %q", item, l.Issuer, issuer.Subject)
