@@ -289,19 +289,23 @@ func withoutSpace(b []byte) []byte {
 // decodeCRL returns the DER encoding of a revocation list that may be in
 // hexadecimal, as a PCCS has it, or PEM. It isn't parsed.
 func decodeCRL(b []byte) ([]byte, error) {
+	der := b
 	switch {
 	case bytes.HasPrefix(b, []byte{0x30, 0x82}), bytes.HasPrefix(b, []byte{0x30, 0x81}):
-		return b, nil
 	case bytes.HasPrefix(b, []byte("-----BEGIN X509 CRL-----")):
 		block, rest := pem.Decode(b)
 		if block == nil || block.Type != "X509 CRL" || len(bytes.TrimSpace(rest)) > 0 {
 			return nil, errors.New("revocation list: malformed PEM")
 		}
-		return block.Bytes, nil
+		der = block.Bytes
+	default:
+		var err error
+		if der, err = hex.DecodeString(string(bytes.TrimSpace(b))); err != nil {
+			return nil, fmt.Errorf("revocation list of %d bytes is neither DER nor PEM nor hexadecimal", len(b))
+		}
 	}
-	der, err := hex.DecodeString(string(bytes.TrimSpace(b)))
-	if err != nil || len(der) == 0 || der[0] != 0x30 {
-		return nil, fmt.Errorf("revocation list of %d bytes is neither DER nor PEM nor hexadecimal", len(b))
+	if len(der) == 0 || der[0] != 0x30 {
+		return nil, fmt.Errorf("revocation list of %d bytes is not a DER sequence", len(b))
 	}
 	return der, nil
 }
