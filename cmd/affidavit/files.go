@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/affidavit-log/affidavit/client/bundle"
+)
+
+// maxInput is the size in bytes of the largest file that any command reads. The
+// largest thing we know is a bundle; a little more lets the bundle's own check
+// name the limit.
+const maxInput = bundle.MaxSize + 1
+
+// read returns the contents of a file, or of the standard input if its name is
+// "-". Errors name the file.
+func (c *console) read(name string) ([]byte, error) {
+	var r io.Reader = c.stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, fileError(name, err)
+		}
+		defer f.Close()
+		if info, err := f.Stat(); err == nil && info.IsDir() {
+			return nil, fmt.Errorf("%s: is a directory, want a file", name)
+		}
+		r = f
+	}
+	b, err := io.ReadAll(io.LimitReader(r, maxInput+1))
+	if err != nil {
+		return nil, fileError(name, err)
+	}
+	if len(b) > maxInput {
+		return nil, fmt.Errorf("%s: larger than %d bytes, which nothing that this command reads is", name, maxInput)
+	}
+	return b, nil
+}
+
+// readSecret is read for private keys and tokens: it warns if other users of
+// the machine could have read the file too.
+func (c *console) readSecret(name string) ([]byte, error) {
+	b, err := c.read(name)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := os.Stat(name); err == nil && name != "-" && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
+		fmt.Fprintf(c.stderr, "warning: %s can be read by other users (mode %04o): run \"chmod 600 %s\"\n", name, info.Mode().Perm(), name)
+	}
+	return b, nil
+}
+
+// fileError drops the name of the system call, which helps nobody, and keeps
+// the file's.
+func fileError(name string, err error) error {
+	if e := new(fs.PathError); errors.As(err, &e) {
+		err = e.Err
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// writeNew creates a file that doesn't exist yet. A file that could be written
+// in part only is removed again.
+func writeNew(name string, data []byte, mode fs.FileMode) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return fileError(name, err)
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		os.Remove(name)
+		return fileError(name, err)
+	}
+	return nil
+}
+
+// writeFile creates or replaces a file at once, so that nobody ever sees, or
+// keeps after a crash, a part of it. The name "-" is the standard output.
+func (c *console) writeFile(name string, data []byte) error {
+	if name == "-" {
+		_, err := c.stdout.Write(data)
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), ".affidavit-*")
+	if err != nil {
+		return fileError(name, err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if e := new(os.LinkError); errors.As(err, &e) {
+		err = e.Err
+	}
+	if err != nil {
+		return fileError(name, err)
+	}
+	return nil
+}
+
+// printJSON writes v as one line, which is how every command answers --json:
+// one object for each input.
+func (c *console) printJSON(v any) error {
+	e := json.NewEncoder(c.stdout)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// clean makes text from a file or a server fit to print: one line, and nothing
+// that could steer a terminal or hide what follows.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+}
+
+// parseTime parses a point in time as people and scripts write it: RFC 3339, or
+// whole seconds since 1970.
+func parseTime(s string) (time.Time, error) {
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+		// RFC 3339, which all our output uses, has no year 10000.
+		if n < 0 || n >= 253402300800 {
+			return time.Time{}, fmt.Errorf("time %q is not between the years 1970 and 9999", s)
+		}
+		return time.Unix(n, 0).UTC(), nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("time %q is neither RFC 3339, such as 2026-11-24T07:00:03Z, nor seconds since 1970", s)
+	}
+	return t.UTC(), nil
+}
+
+const keyHint = "make one with \"affidavit keygen --type release\""
+
+// parseEd25519 parses a private key file as keygen makes it for sessions and
+// releases. The error never holds the key.
+func parseEd25519(b []byte) (ed25519.PrivateKey, error) {
+	if strings.HasPrefix(string(b), "PRIVATE+KEY+") {
+		return nil, fmt.Errorf("is a key of a log or witness, want a release key: %s", keyHint)
+	}
+	block, rest := pem.Decode(b)
+	switch {
+	case block == nil:
+		return nil, fmt.Errorf("no PEM in it, want a PKCS #8 private key: %s", keyHint)
+	case block.Type == "PUBLIC KEY":
+		return nil, errors.New("is a public key, want the private one")
+	case block.Type != "PRIVATE KEY":
+		return nil, fmt.Errorf("PEM block %q, want \"PRIVATE KEY\": %s", clean(block.Type), keyHint)
+	case len(bytes.TrimSpace(rest)) > 0:
+		return nil, errors.New("more than one key in it")
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		// x509's errors may quote what they parse.
+		return nil, errors.New("the private key is not well-formed PKCS #8")
+	}
+	k, ok := key.(ed25519.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("a %T, want Ed25519: %s", key, keyHint)
+	}
+	return k, nil
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+func helpCommand() *command {
+	return &command{
+		name:     "help",
+		usage:    []string{"[COMMAND]"},
+		short:    "explain the tool or one command",
+		about:    `Prints the page of one command, or the list of commands.`,
+		trusts:   `Nothing.`,
+		examples: "  affidavit help verify\n",
+		exits:    map[int]string{exitGood: "the page was printed"},
+		maxArgs:  2,
+		setup: func(*pflag.FlagSet) func(*console, []string) (int, error) {
+			return func(c *console, args []string) (int, error) {
+				if len(args) == 0 {
+					fmt.Fprint(c.stdout, mainHelp())
+					return exitGood, nil
+				}
+				cmd, rest, err := find(args)
+				if err != nil {
+					return 0, usagef("%v", err)
+				}
+				if len(rest) > 0 {
+					return 0, usagef("unexpected argument %q", rest[0])
+				}
+				fmt.Fprint(c.stdout, cmd.page())
+				return exitGood, nil
+			}
+		},
+	}
+}
+
+func versionCommand() *command {
+	return &command{
+		name:     "version",
+		usage:    []string{""},
+		short:    "print the version of this command",
+		about:    `Prints the module version and the commit that this command was built from.`,
+		trusts:   `What the Go toolchain wrote into the binary when it was built.`,
+		examples: "  affidavit version\n",
+		exits:    map[int]string{exitGood: "the version was printed"},
+		setup: func(*pflag.FlagSet) func(*console, []string) (int, error) {
+			return func(c *console, _ []string) (int, error) {
+				fmt.Fprintln(c.stdout, versionLine())
+				return exitGood, nil
+			}
+		},
+	}
+}
+
+func versionLine() string {
+	version, commit, changed := "(devel)", "", ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		if info.Main.Version != "" {
+			version = info.Main.Version
+		}
+		for _, s := range info.Settings {
+			switch {
+			case s.Key == "vcs.revision":
+				commit = " " + s.Value
+			case s.Key == "vcs.modified" && s.Value == "true":
+				changed = " with changes"
+			}
+		}
+	}
+	return fmt.Sprintf("affidavit %s%s%s (%s, %s/%s)", version, commit, changed, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// mainHelp is the page of the tool.
+func mainHelp() string {
+	var b strings.Builder
+	b.WriteString(`affidavit: attestation records of confidential AI work, logged and checkable
+
+Hardware signs what an AI session did, a public log keeps the record, and this
+command checks it: offline, without trust in the vendor or the log.
+
+Usage: affidavit COMMAND [FLAGS] [ARGUMENTS]
+
+`)
+	for _, g := range groups() {
+		fmt.Fprintf(&b, "%s:\n", g.title)
+		for _, cmd := range g.commands {
+			fmt.Fprintf(&b, "  %-18s %s\n", cmd.name, cmd.short)
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString(`Examples:
+  affidavit verify --log-policy log.policy --appraisal-policy ours.yaml session.affidavit
+  affidavit inspect session.affidavit
+
+Exit status:
+  0   good
+  3   genuine, but refused by the appraisal policy
+  4   not genuine, or not logged
+  64  wrong usage
+  1   anything else, such as a file that can't be read
+Over several inputs the worst counts: 4, then 1, then 3.
+
+Two policies, never mixed up: the log policy says whose signatures make a record
+logged; the appraisal policy says which records are good enough for you.
+Private keys and tokens are read from files, never from flags.
+A file named "-" is the standard input.
+"affidavit help COMMAND" explains a command; --json on most of them is for scripts.
+`)
+	return b.String()
+}
+
+// page is the command's help page.
+func (cmd *command) page() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "affidavit %s: %s\n\n", cmd.name, cmd.short)
+	for i, u := range cmd.usage {
+		lead := "Usage: affidavit " + cmd.name + " "
+		if i > 0 {
+			lead = "       " + lead[len("Usage: "):]
+		}
+		hang(&b, lead, u)
+	}
+	fmt.Fprintf(&b, "\n%s\n\nWhat it trusts:\n%s\n", strings.TrimSpace(cmd.about), indent(cmd.trusts))
+	fs, _ := cmd.flags()
+	fmt.Fprintf(&b, "\nFlags:\n%s", fs.FlagUsagesWrapped(80))
+	fmt.Fprintf(&b, "\nExamples:\n%s", cmd.examples)
+	b.WriteString("\nExit status:\n")
+	exits := map[int]string{
+		exitUsage: "wrong usage: an unknown or missing flag, too many or too few arguments",
+		exitError: "anything else, such as a file that can't be read",
+	}
+	maps.Copy(exits, cmd.exits)
+	for _, code := range slices.Sorted(maps.Keys(exits)) {
+		text := strings.ReplaceAll(exits[code], "\n", "\n      ")
+		fmt.Fprintf(&b, "  %-3d %s\n", code, text)
+	}
+	return b.String()
+}
+
+func indent(s string) string {
+	return "  " + strings.ReplaceAll(strings.TrimSpace(s), "\n", "\n  ")
+}

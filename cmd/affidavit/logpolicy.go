@@ -1,0 +1,174 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/pflag"
+
+	"github.com/affidavit-log/affidavit/log/checkpoint"
+)
+
+func logPolicyCommand() *command {
+	return &command{
+		name:  "log-policy check",
+		usage: []string{"[--json] FILE"},
+		short: "check a log policy for mistakes, and say what it survives",
+		about: `Parses a log policy (c2sp.org/tlog-policy), which says whose signatures make a
+record logged: the log's own, and those of a quorum of witnesses. Then it says how
+many witnesses could lie or be away before the policy proves nothing or accepts
+nothing, and warns about what its author probably didn't mean, such as one
+operator's keys counted twice.
+
+Witnesses whose keys have the same name count as one operator.`,
+		trusts:   `Nothing. It reads one file, and asks no witness whether it is there.`,
+		examples: "  affidavit log-policy check log.policy\n",
+		exits:    map[int]string{exitGood: "the policy is well-formed, and nothing is to be said against it"},
+		minArgs:  1, maxArgs: 1,
+		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
+			asJSON := jsonFlag(fs)
+			return func(c *console, args []string) (int, error) {
+				p, err := readLogPolicy(c, args[0])
+				if err != nil {
+					return 0, err
+				}
+				l := lint(args[0], p)
+				if *asJSON {
+					err = c.printJSON(l)
+				} else {
+					l.print(c)
+				}
+				if len(l.Warnings) > 0 {
+					return exitError, err
+				}
+				return exitGood, err
+			}
+		},
+	}
+}
+
+func readLogPolicy(c *console, name string) (*checkpoint.Policy, error) {
+	b, err := c.read(name)
+	if err != nil {
+		return nil, err
+	}
+	p, err := checkpoint.ParsePolicy(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return p, nil
+}
+
+// logPolicyJSON is a log policy and what there is to say about it.
+type logPolicyJSON struct {
+	File      string        `json:"file"`
+	Logs      []keyLine     `json:"logs"`
+	Witnesses []keyLine     `json:"witnesses"`
+	Quorum    string        `json:"quorum"` // "none" if no witness is asked
+	Survives  survives      `json:"survives"`
+	Warnings  []warningLine `json:"warnings"`
+}
+
+type keyLine struct {
+	Name string `json:"name"`
+	VKey string `json:"vkey"`
+	Kind string `json:"kind"`
+	URL  string `json:"url"`
+}
+
+// survives counts operators. -1 means that no liar is needed.
+type survives struct {
+	Operators int  `json:"operators"`
+	SplitView int  `json:"lyingBeforeSplitView"`
+	Time      int  `json:"lyingBeforeForgedTime"`
+	Outage    int  `json:"awayBeforeOutage"`
+	Exact     bool `json:"exact"`
+}
+
+type warningLine struct {
+	Code string `json:"code"`
+	Text string `json:"text"`
+}
+
+func survivesOf(p *checkpoint.Policy) survives {
+	r := p.Resilience()
+	return survives{r.Operators, r.SplitView, r.Time, r.Outage, r.Exact}
+}
+
+func lint(file string, p *checkpoint.Policy) *logPolicyJSON {
+	l := &logPolicyJSON{
+		File: file, Logs: []keyLine{}, Witnesses: []keyLine{}, Quorum: p.Quorum(),
+		Survives: survivesOf(p), Warnings: []warningLine{},
+	}
+	for _, g := range p.Logs() {
+		l.Logs = append(l.Logs, keyLine{g.Key.Name(), g.Key.String(), g.Key.Kind().String(), g.URL})
+	}
+	for _, w := range p.Witnesses() {
+		l.Witnesses = append(l.Witnesses, keyLine{w.Name, w.Key.String(), w.Key.Kind().String(), w.URL})
+	}
+	for _, w := range p.Lint() {
+		l.Warnings = append(l.Warnings, warningLine{w.Code, w.Text})
+	}
+	return l
+}
+
+func (l *logPolicyJSON) print(c *console) {
+	w := c.stdout
+	switch n := len(l.Warnings); n {
+	case 0:
+		c.headline(exitGood, "GOOD: the log policy is well-formed, and nothing is to be said against it.")
+	case 1:
+		c.headline(exitRefused, "The log policy is well-formed, with 1 warning.")
+	default:
+		c.headline(exitRefused, fmt.Sprintf("The log policy is well-formed, with %d warnings.", n))
+	}
+	for _, warning := range l.Warnings {
+		hang(w, "  - ", clean(warning.Code+": "+warning.Text))
+	}
+	fmt.Fprintln(w)
+	for _, k := range l.Logs {
+		hang(w, "  log        ", fmt.Sprintf("%s (%s)", clean(k.Name), k.Kind))
+	}
+	for _, k := range l.Witnesses {
+		hang(w, "  witness    ", fmt.Sprintf("%s (%s)", clean(k.Name), k.Kind))
+	}
+	hang(w, "  quorum     ", clean(l.Quorum))
+	fmt.Fprintln(w)
+	for _, sentence := range l.Survives.sentences() {
+		hang(w, "  ", sentence)
+	}
+}
+
+// sentences says what a quorum survives, in words.
+func (s survives) sentences() []string {
+	if s.Operators == 0 {
+		return []string{
+			"No witness is asked: the log alone vouches for its history, and can show everybody another one.",
+			"No time is proven.",
+		}
+	}
+	atLeast := ""
+	if !s.Exact {
+		atLeast = "at least "
+	}
+	sentence := func(n int, none, some string) string {
+		if n <= 0 {
+			return fmt.Sprintf(none, s.Operators)
+		}
+		return fmt.Sprintf(some, fmt.Sprintf("%s%d of %d witness operators", atLeast, n, s.Operators))
+	}
+	split := sentence(s.SplitView,
+		"Split view: one lying witness operator of %d is enough to let the log show two people two histories.",
+		"Split view: %s can lie, and the log still can't show two people two histories.")
+	if s.SplitView < 0 {
+		split = "Split view: the log can show two people two histories, and no witness has to lie for that."
+	}
+	return []string{
+		split,
+		sentence(s.Time,
+			"Time: one lying witness operator of %d is enough to forge the proven time.",
+			"Time: %s can lie, and the proven time still holds."),
+		sentence(s.Outage,
+			"Outage: while one of %d witness operators is away, the log can't publish.",
+			"Outage: %s can be away, and the log still publishes."),
+	}
+}
