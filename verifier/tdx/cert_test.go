@@ -329,7 +329,6 @@ func TestCRL(t *testing.T) {
 	}
 	critical := pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: []byte{0x30, 0}} // issuing distribution point
 	good := make(root, nil)
-	noNext := withoutNextUpdate(t, root)
 	for _, tt := range []struct {
 		name   string
 		der    []byte
@@ -343,7 +342,10 @@ func TestCRL(t *testing.T) {
 		{"critical extension of an entry", make(root, func(l *x509.RevocationList) {
 			l.RevokedCertificateEntries[0].ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 29}, Critical: true, Value: []byte{0x30, 0}}}
 		}), ReasonChain},
-		{"no next update, number, or authority key id", noNext, ReasonChain},
+		{"signed with SHA-384", make(root, func(l *x509.RevocationList) { l.SignatureAlgorithm = x509.ECDSAWithSHA384 }), ReasonChain},
+		{"no next update", bareCRL(t, root, oidCRLNumber, oidAuthorityKeyID), ReasonChain},
+		{"no number", bareCRL(t, root, oidAuthorityKeyID), ReasonChain},
+		{"no authority key id", bareCRL(t, root, oidCRLNumber), ReasonChain},
 		{"changed", func() []byte { b := bytes.Clone(good); b[len(b)-1] ^= 1; return b }(), ReasonSignature},
 		{"trailing byte", append(bytes.Clone(good), 0), ReasonCollateral},
 		{"PEM", pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: good}), ReasonCollateral},
@@ -359,19 +361,31 @@ func TestCRL(t *testing.T) {
 	}
 }
 
-// withoutNextUpdate makes a CRL of version 2 that has nothing optional.
-func withoutNextUpdate(t *testing.T, issuer *testCert) []byte {
+// bareCRL makes a CRL of version 2 that has nothing optional but the extensions
+// named, and no next update.
+func bareCRL(t *testing.T, issuer *testCert, extensions ...asn1.ObjectIdentifier) []byte {
 	algorithm := func(b *cryptobyte.Builder) {
 		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 			b.AddASN1ObjectIdentifier(asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2})
 		})
 	}
+	values := map[string][]byte{oidCRLNumber.String(): {2, 1, 1}, oidAuthorityKeyID.String(): {0x30, 3, 0x80, 1, 1}}
 	var tbs cryptobyte.Builder
 	tbs.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1Uint64(1)
 		algorithm(b)
 		b.AddBytes(issuer.cert.RawSubject)
 		b.AddASN1UTCTime(certTime)
+		b.AddASN1(cbasn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
+			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				for _, oid := range extensions {
+					b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+						b.AddASN1ObjectIdentifier(oid)
+						b.AddASN1OctetString(values[oid.String()])
+					})
+				}
+			})
+		})
 	})
 	raw := tbs.BytesOrPanic()
 	h := crypto.SHA256.New()
@@ -652,4 +666,11 @@ func TestAppendInteger(t *testing.T) {
 			t.Errorf("%x: got %x, want %x", n, got, want)
 		}
 	}
+}
+
+// TestAttestationKey has an attestation key that isn't a point of the curve. A QE
+// report that vouches for one can't be had, so the step is tested by itself.
+func TestAttestationKey(t *testing.T) {
+	q := &Quote{AttestationKey: make([]byte, attestationKeySize), Signature: make([]byte, signatureSize), signed: []byte{1}}
+	checkReason(t, checkQuoteSignature(q), ReasonSignature)
 }

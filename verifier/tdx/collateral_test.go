@@ -442,3 +442,38 @@ func FuzzTCBInfo(f *testing.F) {
 		}
 	})
 }
+
+// TestQEIdentityValues changes single values of a QE identity.
+func TestQEIdentityValues(t *testing.T) {
+	_, c, _ := newScenario().make(t)
+	text := string(c.QEIdentity[len(`{"enclaveIdentity":`) : len(c.QEIdentity)-len(`,"signature":""}`)-128])
+	if _, err := tdx.ParseQEIdentity([]byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		old, new string
+		ok       bool
+	}{
+		{`"version":2`, `"version":1`, false},
+		{`"version":2`, `"version":3`, false},
+		{`"version":2`, `"version":2,"version":2`, false},
+		{`"version":2`, `"version":2,"new":null`, true},
+		{`"id":"TD_QE"`, `"id":"QE"`, false},
+		{`"id":"TD_QE"`, `"id":"QVE"`, false},
+		{`"isvprodid":2`, `"isvprodid":65538`, false},
+		{`"isvsvn":4`, `"isvsvn":-4`, false},
+		{`"miscselect":"00000000"`, `"miscselect":"000000"`, false},
+		{`"UpToDate"`, `"SWHardeningNeeded"`, false},
+		{`"tcbLevels":[`, `"tcbLevels":[{},`, false},
+		{`{`, `[`, false},
+	} {
+		edited := strings.Replace(text, tt.old, tt.new, 1)
+		if edited == text {
+			t.Errorf("%s isn't there", tt.old)
+			continue
+		}
+		if _, err := tdx.ParseQEIdentity([]byte(edited)); (err == nil) != tt.ok || err != nil && reasonOf(err) != tdx.ReasonQE {
+			t.Errorf("%s: got %v", tt.new, err)
+		}
+	}
+}

@@ -141,6 +141,39 @@ func TestParseQuoteErrors(t *testing.T) {
 	}
 }
 
+// TestParseQuoteTruncated cuts the signature data at every byte, with all sizes
+// around the cut made to fit, as an attacker would.
+func TestParseQuoteTruncated(t *testing.T) {
+	const (
+		sig  = 48 + 584
+		cert = sig + 4 + 128
+		auth = cert + 6 + 384 + 64
+		pck  = auth + 2 + 32
+	)
+	good, _, _ := newScenario().make(t)
+	for n := sig + 4; n < pck+100; n++ {
+		b := bytes.Clone(good[:n])
+		for _, size := range []int{sig, cert + 2, pck + 2} {
+			if size+4 <= n {
+				binary.LittleEndian.PutUint32(b[size:], uint32(n-size-4))
+			}
+		}
+		if n >= auth+2 && n < pck {
+			binary.LittleEndian.PutUint16(b[auth:], uint16(n-auth-2))
+		}
+		q, err := tdx.ParseQuote(b)
+		if n < pck+6 {
+			if reasonOf(err) != tdx.ReasonParse {
+				t.Errorf("%d bytes: %v", n, err)
+			}
+			continue
+		}
+		if err != nil || len(q.PCKChain) != n-pck-6 {
+			t.Errorf("%d bytes: %+v, %v", n, q, err)
+		}
+	}
+}
+
 func TestTrimPadding(t *testing.T) {
 	for _, good := range seedQuotes(t)[:5] {
 		for _, tt := range []struct {

@@ -508,6 +508,22 @@ func TestOtherPKI(t *testing.T) {
 		}
 	}
 
+	// Our root below certificates that it didn't issue.
+	mixed := *c
+	i := bytes.LastIndex(c.TCBInfoChain, []byte("-----BEGIN"))
+	mixed.TCBInfoChain = slices.Concat(other.TCBInfoChain[:bytes.LastIndex(other.TCBInfoChain, []byte("-----BEGIN"))], c.TCBInfoChain[i:])
+	if _, err := tdx.Compile(&mixed, root); reasonOf(err) != tdx.ReasonSignature {
+		t.Errorf("TCB signing certificate of the other: %v", err)
+	}
+	mixed.TCBInfoChain = c.PCKCRLChain
+	if _, err := tdx.Compile(&mixed, root); reasonOf(err) != tdx.ReasonChain {
+		t.Errorf("CA as TCB signing certificate: %v", err)
+	}
+	mixed.TCBInfoChain, mixed.PCKCRLChain = c.TCBInfoChain, c.TCBInfoChain
+	if _, err := tdx.Compile(&mixed, root); reasonOf(err) != tdx.ReasonChain {
+		t.Errorf("TCB signing certificate as CA: %v", err)
+	}
+
 	// A set that was compiled under one root isn't good for a verifier with
 	// another.
 	q, err := tdx.ParseQuote(raw)
@@ -578,6 +594,9 @@ func TestValidity(t *testing.T) {
 				set, err := tdx.Compile(c, root)
 				if err != nil {
 					t.Fatal(err)
+				}
+				if err := set.ValidAt(from); err != nil {
+					t.Errorf("ValidAt: %v", err)
 				}
 				if err := set.ValidAt(at.at); !errors.As(err, &stale) || stale.Item != tt.item {
 					t.Errorf("ValidAt: %v", err)
@@ -726,6 +745,9 @@ func TestCacheBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := tdx.NewVerifier(root, 3)
+	if v.Root() != root {
+		t.Errorf("root %v", v.Root())
+	}
 	for i := range 8 {
 		s.platform.Name = string(rune('a' + i))
 		raw, _, _ := s.make(t)
@@ -778,6 +800,15 @@ func TestConcurrent(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+func TestNewVerifierPanics(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Error("a cache of no platforms is accepted")
+		}
+	}()
+	tdx.NewVerifier(tdx.IntelRoot(), 0)
 }
 
 // TestUnparsedQuote checks that a quote that didn't come from ParseQuote doesn't
@@ -854,8 +885,7 @@ func TestZeroSignatures(t *testing.T) {
 			}
 		}
 	}
-	// An attestation key that isn't a point, with a QE report that vouches for
-	// it, can't be made with tdxsim: the report fails first.
+	// The QE report doesn't vouch for it, see also TestAttestationKey.
 	bad := bytes.Clone(raw)
 	copy(bad[48+584+4+64:], make([]byte, 64))
 	if _, err := verifyAll(bad, c, root, s.at); reasonOf(err) != tdx.ReasonSignature {
