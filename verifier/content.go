@@ -228,9 +228,9 @@ func (s *subject) actions(a *record.Actions) {
 }
 
 var storageNotes = map[string]string{
-	record.StorageNone:               "Nothing that the code writes outlives the trust domain.",
-	record.StorageEncryptedEphemeral: "Encrypted under a key that exists in the trust domain's memory only.",
-	record.StoragePersistent:         "What the code writes can outlive the session.",
+	record.StorageNone:               "Means that nothing which the code writes outlives the trust domain.",
+	record.StorageEncryptedEphemeral: "Means that it is encrypted, under a key that exists in the trust domain's memory only.",
+	record.StoragePersistent:         "Means that what the code writes can outlive the session.",
 }
 
 func (s *subject) environment(env *record.Environment, key record.SessionKey, f *record.Freshness) {
@@ -276,6 +276,9 @@ func (s *subject) retention(r *record.Retention) {
 	source, note := SourceVendor, "A promise of the vendor. Nothing enforces it."
 	if r.Enforcement == record.EnforcementTechnical {
 		source, note = s.said(), "Covers what happens in the trust domain, not what models and tools outside keep."
+		if source == SourceVendor {
+			note = "Said of code that isn't known. " + note
+		}
 	}
 	status := StatusAsserted
 	if !slices.Contains(s.p.acceptedEnforcement(), r.Enforcement) {

@@ -63,13 +63,18 @@ func (r *report) platform(root *tdx.Root, q *tdx.Quote, res *tdx.Result, at time
 	}
 	r.claim("tcb", "Platform firmware (TCB status)", string(res.Status), SourceVerifier, judged(ok), note)
 	r.advisories(res, at)
+}
 
-	if limit := r.p.collateralMaxAge; limit > 0 {
-		if age := at.Sub(res.CollateralFrom); age > limit {
-			r.refuse(CodeCollateralAge, "tcb.collateral-max-age", age.String(), "at most "+limit.String(),
-				"the platform was judged by data of Intel that was %s old", age.Round(time.Second))
-		}
+// collateral says by which data of Intel the platform was judged.
+func (r *report) collateral(res *tdx.Result, at time.Time) {
+	age, limit := at.Sub(res.CollateralFrom), r.p.collateralMaxAge
+	old := limit > 0 && age > limit
+	if old {
+		r.refuse(CodeCollateralAge, "tcb.collateral-max-age", age.String(), "at most "+limit.String(),
+			"the platform was judged by data of Intel that was %s old", age.Round(time.Second))
 	}
+	r.claim("tcb.collateral", "Intel's data about platforms", fmt.Sprintf("number %d, valid %s to %s", res.TCBEvaluationDataNumber, timestamp(res.CollateralFrom), timestamp(res.CollateralTo)),
+		SourceVerifier, judged(!old), "")
 }
 
 func (r *report) advisories(res *tdx.Result, at time.Time) {

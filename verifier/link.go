@@ -86,7 +86,6 @@ func (r *report) pair(start, end *PlacedRecord, ref *record.StatementRef) {
 		r.refuse(CodePair, "predicateType", b.PredicateType, record.PredicateSession, "the records aren't the start and the end of a session")
 		return
 	}
-	s := a.Start
 	if digest := start.Verdict.Entry.StatementDigest(); ref.Statement != digest {
 		r.refuse(CodePair, "session.start.statement", fmt.Sprintf("%x", ref.Statement), fmt.Sprintf("%x", digest), "the end of the session names another start")
 	}
@@ -97,65 +96,17 @@ func (r *report) pair(start, end *PlacedRecord, ref *record.StatementRef) {
 	if end.Origin != start.Origin {
 		differ("log", clean(end.Origin), clean(start.Origin))
 	}
-	if a.Vendor != b.Vendor {
-		differ("vendor.id", quoted(b.Vendor), quoted(a.Vendor))
-	}
 	if end.Index <= start.Index {
 		r.refuse(CodeOrder, "index", fmt.Sprint(end.Index), fmt.Sprintf("more than %d", start.Index), "the end of the session was logged before its start")
 	}
-
-	key, freshness, env := b.SessionKey(), b.Freshness(), b.Environment()
-	switch f := b.Session; {
-	case f != nil:
-		for _, c := range []struct {
-			field     string
-			got, want any
-		}{
-			{"session.id", f.ID, s.ID},
-			{"session.kind", f.Kind, s.Kind},
-			{"session.tenant", fmt.Sprintf("%x", f.Tenant), fmt.Sprintf("%x", s.Tenant)},
-			{"session.tenantEpoch", clean(f.TenantEpoch), clean(s.TenantEpoch)},
-			{"session.startedOn", timestamp(f.StartedOn), timestamp(s.StartedOn)},
-			{"session.isolationScope", f.IsolationScope, s.IsolationScope},
-		} {
-			if c.got != c.want {
-				differ(c.field, c.got, c.want)
-			}
-		}
-		// A start need not know the number yet.
-		if s.Sequence != 0 && s.Sequence != f.Sequence {
-			differ("session.sequence", f.Sequence, s.Sequence)
-		}
-	default:
-		if b.Abandoned.ID != s.ID {
-			differ("session.id", b.Abandoned.ID, s.ID)
-		}
+	// "start's index < size of the final's freshness checkpoint" (DESIGN.md,
+	// section 3). The statement promises it for the index that it names; this is
+	// the index that is proven.
+	if f := b.Freshness(); f != nil && start.Index >= f.Size {
+		r.refuse(CodeOrder, "freshness.checkpoint", fmt.Sprintf("size %d", f.Size), fmt.Sprintf("more than %d", start.Index), "the end of the session was made after a checkpoint that doesn't cover its start")
 	}
-	if key == nil {
-		return // the vendor gave the session up
-	}
-	if key.KeyID != s.SessionKey.KeyID {
-		differ("sessionKey", key.KeyID, s.SessionKey.KeyID)
-	}
-	if freshness != nil && ref.Origin == start.Origin {
-		// "start's index < size of the final's freshness checkpoint" (DESIGN.md, section 3)
-		if start.Index >= freshness.Size {
-			r.refuse(CodeOrder, "freshness.checkpoint", fmt.Sprintf("size %d", freshness.Size), fmt.Sprintf("more than %d", start.Index), "the end of the session was made after a checkpoint that doesn't cover its start")
-		}
-		if freshness.Size < s.Freshness.Size {
-			r.refuse(CodeOrder, "freshness.checkpoint", fmt.Sprintf("size %d", freshness.Size), fmt.Sprintf("at least %d", s.Freshness.Size), "the end of the session was made after an older checkpoint than its start")
-		}
-	}
-	if env != nil {
-		if env.Release.SHA256 != s.Environment.Release.SHA256 {
-			differ("environment.release", fmt.Sprintf("%x", env.Release.SHA256), fmt.Sprintf("%x", s.Environment.Release.SHA256))
-		}
-		if env.PersistentStorage != s.Environment.PersistentStorage {
-			differ("environment.persistentStorage", env.PersistentStorage, s.Environment.PersistentStorage)
-		}
-		if !equalDigests(env.EgressPolicy, s.Environment.EgressPolicy) {
-			differ("environment.egressPolicy", digestText(env.EgressPolicy), digestText(s.Environment.EgressPolicy))
-		}
+	if err := record.CheckPair(a, b); err != nil {
+		r.refuse(CodePair, "session", "", "", "start and end of the session don't belong together: %v", err)
 	}
 	r.sameTD(start.Verdict, end.Verdict, differ)
 }
@@ -183,10 +134,6 @@ func (r *report) sameTD(start, end *Verdict, differ func(field string, got, want
 	if !a.TDAttributes.Migratable() && start.TDX.PPID != end.TDX.PPID {
 		differ("platform", end.TDX.PPID, start.TDX.PPID)
 	}
-}
-
-func equalDigests(a, b *record.Digest) bool {
-	return (a == nil) == (b == nil) && (a == nil || *a == *b)
 }
 
 func digestText(d *record.Digest) string {
@@ -337,11 +284,11 @@ func (r *report) compareModel(field string, m *record.Model, start, final, run *
 }
 
 // Merge returns claims in which those of newer replace those with the same id.
-// Others of newer come before the first claim that is about the platform, or at
-// the end.
+// Others of newer come before the claims about the platform and other details,
+// or at the end if there are none.
 func Merge(claims, newer []Claim) []Claim {
 	merged := slices.Clone(claims)
-	at := slices.IndexFunc(merged, func(c Claim) bool { return strings.HasPrefix(c.ID, "td.attributes") })
+	at := slices.IndexFunc(merged, func(c Claim) bool { return c.ID == "platform.id" })
 	if at < 0 {
 		at = len(merged)
 	}

@@ -60,8 +60,9 @@ func (v *Verifier) Verify(in Input, p *Policy) (*Verdict, error) {
 	}
 	s.content()
 	if q != nil {
-		r.tdDetails(q)
 		r.machine(res)
+		r.tdDetails(q)
+		r.collateral(res, in.At)
 		r.measured(q)
 	}
 	return &Verdict{
@@ -84,8 +85,9 @@ func (v *Verifier) Appraise(q *tdx.Quote, s *tdx.Set, at time.Time, p *Policy) (
 	r.platform(v.root, q, res, at)
 	identity := r.appraiseCode(q)
 	r.td(q)
-	r.tdDetails(q)
 	r.machine(res)
+	r.tdDetails(q)
+	r.collateral(res, at)
 	r.measured(q)
 	return &Appraisal{At: at, Quote: q, TDX: res, Identity: identity, Claims: r.claims, Refusals: r.refusals}, nil
 }
@@ -234,8 +236,16 @@ func (r *report) appraiseCode(q *tdx.Quote) Identity {
 			"the code isn't known: %s", why)
 		return i
 	}
-	r.claim(id, label, "the pinned measurements "+quoted(i.Name), SourceVerifier, StatusHolds, note)
+	r.claim(id, label, "the pinned measurements "+quoted(i.Name), SourceVerifier, StatusHolds, afterMeasuring(q, note))
 	return i
+}
+
+// afterMeasuring adds to a note that a debug TD's code can have been changed.
+func afterMeasuring(q *tdx.Quote, note string) string {
+	if !q.Body.TDAttributes.Debug() {
+		return note
+	}
+	return strings.TrimSpace(note + " In debug mode the host can have changed the code since it was measured.")
 }
 
 // pinned looks for a pinned set of measurements. Else it says why there is none.
@@ -249,7 +259,7 @@ func (r *report) pinned(q *tdx.Quote) (i Identity, note, why string) {
 		}
 		note := ""
 		if free := m.free(); free != nil {
-			note = "The set leaves " + join(free, "and") + " open: what they measure can be anything."
+			note = "The set leaves " + join(free, "and") + " open: any value passes."
 		}
 		return Identity{By: "measurement", Name: clean(m.name)}, note, ""
 	}
@@ -287,6 +297,7 @@ func (s *subject) identify() {
 		identity, note = found.trusted.identity(), found.trusted.note()
 	}
 	s.identity = identity
+	note = afterMeasuring(s.quote, note)
 
 	const id, label = "code", "Identity of the code"
 	switch {
@@ -298,7 +309,7 @@ func (s *subject) identify() {
 		s.claim(id, label, "unknown", SourceUnknown, StatusFailed, "Nothing says which code ran, so that all that it says is the vendor's assertion.")
 		s.refuse(CodeNoMeasurement, "measurements", "", "measurements or release-keys", "%s", WhatToPin)
 	default:
-		s.claim(id, label, "unknown", SourceUnknown, StatusFailed, "All that the code says is the vendor's assertion.")
+		s.claim(id, label, "unknown", SourceVerifier, StatusFailed, "All that the code says is the vendor's assertion.")
 		reasons := make([]string, 0, 2)
 		for _, r := range []string{why, found.why} {
 			if r != "" {
@@ -333,7 +344,7 @@ func (f *releaseFound) note() string {
 	m := measurementsOf(f.set)
 	note := "A logged release under a release key that your appraisal policy trusts, not withdrawn as far as this evidence shows."
 	if free := m.free(); free != nil {
-		note += " It leaves " + join(free, "and") + " open: what they measure can be anything."
+		note += " It leaves " + join(free, "and") + " open: any value passes."
 	}
 	return note
 }
