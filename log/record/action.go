@@ -79,8 +79,8 @@ func checkAttributeName(s string) error {
 	if len(s) > maxName {
 		return fmt.Errorf("attribute name of %d bytes, more than %d", len(s), maxName)
 	}
-	for _, word := range strings.Split(s, ".") {
-		if word == "" || strings.Trim(word, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" {
+	for word := range strings.SplitSeq(s, ".") {
+		if checkAlphabet("word", word, maxName, wordChars) != nil {
 			return fmt.Errorf("attribute name %.80q is not words in lower case with dots between", s)
 		}
 	}

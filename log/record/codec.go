@@ -64,10 +64,9 @@ func readJSON(b []byte, escapes bool, predicateType string, read func(*codec)) e
 	return nil
 }
 
-// release returns c to the pool without anything of its last input.
+// release returns c to the pool. The decoder goes on referring to its last input until the
+// next one.
 func (c *codec) release() {
-	c.buf = bytes.Buffer{}
-	c.dec.Reset(&c.buf)
 	c.src, c.predicateType, c.path, c.err = "", "", "", nil
 	codecs.Put(c)
 }
@@ -120,11 +119,19 @@ func (c *codec) expect(want jsontext.Kind) bool {
 	return false
 }
 
-// raw reads a string, which may be a member's name, and returns what is between the quotes.
-func (c *codec) raw() (string, bool) {
+// string reads a string, which may be a member's name, and returns what is
+// between the quotes.
+func (c *codec) string() (string, bool) {
+	if c.err != nil {
+		return "", false
+	}
 	v, err := c.dec.ReadValue()
 	if err != nil {
 		c.syntax(err)
+		return "", false
+	}
+	if k := v.Kind(); k != '"' {
+		c.failf("%s, want a string", kindNames[k])
 		return "", false
 	}
 	end := int(c.dec.InputOffset()) - 1
@@ -142,13 +149,6 @@ func (c *codec) raw() (string, bool) {
 		return "", false
 	}
 	return string(b), true
-}
-
-func (c *codec) string() (string, bool) {
-	if !c.expect('"') {
-		return "", false
-	}
-	return c.raw()
 }
 
 func (c *codec) putString(s string) {
@@ -208,7 +208,7 @@ func object[T any](c *codec, fields []field[T], v *T) {
 	var seen uint64
 	next := 0
 	for c.dec.PeekKind() != '}' {
-		name, ok := c.raw()
+		name, ok := c.string()
 		if !ok {
 			return
 		}
@@ -315,7 +315,7 @@ func mapping[T any](c *codec, m *map[string]T, max int, key func(string) error, 
 	}
 	*m = make(map[string]T)
 	for c.dec.PeekKind() != '}' {
-		name, ok := c.raw()
+		name, ok := c.string()
 		if !ok {
 			return
 		}

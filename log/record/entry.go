@@ -124,6 +124,21 @@ const entryVersion = 1
 // profile or predicate type that isn't known, and wraps ErrTooLarge if b is longer than
 // MaxEntry or its statement than MaxPayload.
 func ParseEntry(b []byte) (*Entry, error) {
+	e, err := parseEnvelope(b)
+	if err != nil {
+		return nil, err
+	}
+	if e.statement, err = ParseStatement(e.Payload); err != nil {
+		return nil, err
+	}
+	if err := e.check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return e, nil
+}
+
+// parseEnvelope parses an entry but for its statement.
+func parseEnvelope(b []byte) (*Entry, error) {
 	if len(b) > MaxEntry {
 		return nil, fmt.Errorf("%w: %w: entry of %d bytes, more than %d", ErrMalformed, ErrTooLarge, len(b), MaxEntry)
 	}
@@ -158,7 +173,6 @@ func ParseEntry(b []byte) (*Entry, error) {
 		}
 		e.Evidence = append(e.Evidence, Evidence{EvidenceType(typ), slices.Clip([]byte(data))})
 	}
-	// The envelope first: it is cheap, and says what the statement may be.
 	switch e.Profile {
 	case ProfileStatement, ProfileVendorSigned, ProfileUnbound:
 	default:
@@ -175,13 +189,6 @@ func ParseEntry(b []byte) (*Entry, error) {
 	}
 	if len(e.Signature) != ed25519.SignatureSize {
 		return nil, fmt.Errorf("%w: signature of %d bytes, want %d", ErrMalformed, len(e.Signature), ed25519.SignatureSize)
-	}
-	var err error
-	if e.statement, err = ParseStatement(e.Payload); err != nil {
-		return nil, err
-	}
-	if err := e.check(); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	return e, nil
 }

@@ -12,6 +12,8 @@
 // and signed. They must not be modified; they can then be used concurrently.
 package record
 
+//go:generate go run ./internal/vectors ../../testdata/record
+
 import (
 	"crypto/ed25519"
 	"crypto/hmac"

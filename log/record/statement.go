@@ -616,7 +616,9 @@ var releaseFields = []field[Statement]{
 	}),
 	optDocument("provenance", func(s *Statement) **Document { return &s.Release.Provenance }),
 	opt("agentMeasured", func(s *Statement) bool { return s.Release.AgentMeasured }, func(c *codec, s *Statement) {
-		c.bool(&s.Release.AgentMeasured)
+		if c.bool(&s.Release.AgentMeasured); c.err == nil && !s.Release.AgentMeasured {
+			c.failf("false: a member that is true or absent")
+		}
 	}),
 	req("notBefore", func(c *codec, s *Statement) { c.time(&s.Release.NotBefore) }),
 	req("notAfter", func(c *codec, s *Statement) {

@@ -15,11 +15,14 @@ const maxName = 255
 
 // nameChars and the others below tell which bytes a string may contain.
 var (
-	nameChars  = alphabet(" !#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[]^_`abcdefghijklmnopqrstuvwxyz{|}~")
-	uriChars   = alphabet("!#$%&'()*+,-./0123456789:;=?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[]_abcdefghijklmnopqrstuvwxyz~")
-	tokenChars = alphabet("-._0123456789abcdefghijklmnopqrstuvwxyz")
-	mediaChars = alphabet("!#$&-^_.+0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") // RFC 6838, Section 4.2
-	pathChars  = alphabet("-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")      // RFC 3986, unreserved
+	nameChars   = alphabet(" !#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[]^_`abcdefghijklmnopqrstuvwxyz{|}~")
+	uriChars    = alphabet("!#$%&'()*+,-./0123456789:;=?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[]_abcdefghijklmnopqrstuvwxyz~")
+	schemeChars = alphabet("+-.0123456789abcdefghijklmnopqrstuvwxyz") // RFC 3986, Section 3.1, in lower case
+	labelChars  = alphabet("-0123456789abcdefghijklmnopqrstuvwxyz")
+	wordChars   = alphabet("_0123456789abcdefghijklmnopqrstuvwxyz")
+	tokenChars  = alphabet("-._0123456789abcdefghijklmnopqrstuvwxyz")
+	mediaChars  = alphabet("!#$&-^_.+0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") // RFC 6838, Section 4.2
+	pathChars   = alphabet("-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")      // RFC 3986, unreserved
 )
 
 func alphabet(s string) *[256]bool {
@@ -78,7 +81,7 @@ func checkURI(s string) error {
 	}
 	scheme, rest, ok := strings.Cut(s, ":")
 	if !ok || rest == "" || scheme == "" || scheme[0] < 'a' || scheme[0] > 'z' ||
-		strings.Trim(scheme, "abcdefghijklmnopqrstuvwxyz0123456789+.-") != "" {
+		checkAlphabet("scheme", scheme, maxName, schemeChars) != nil {
 		return fmt.Errorf("URI %q does not begin with a scheme in lower case", s)
 	}
 	return nil
@@ -121,14 +124,17 @@ func CheckVendorID(id string) error {
 	if len(id) > maxName {
 		return fmt.Errorf("%w: vendor id %.40q… has %d bytes, more than %d", ErrMalformed, id, len(id), maxName)
 	}
-	parts := strings.Split(rest, "/")
-	for _, label := range strings.Split(parts[0], ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
-			strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+	host, path, hasPath := strings.Cut(rest, "/")
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || label[0] == '-' || label[len(label)-1] == '-' ||
+			checkAlphabet("label", label, 63, labelChars) != nil {
 			return fmt.Errorf("%w: vendor id %q has no host name in lower case", ErrMalformed, id)
 		}
 	}
-	for _, p := range parts[1:] {
+	if !hasPath {
+		return nil
+	}
+	for p := range strings.SplitSeq(path, "/") {
 		if err := checkAlphabet("path segment", p, maxName, pathChars); err != nil || p == "." || p == ".." {
 			return fmt.Errorf("%w: vendor id %q has a path that is not plain segments", ErrMalformed, id)
 		}
