@@ -207,8 +207,7 @@ func TestIntel(t *testing.T) {
 	c, err := New(Config{
 		Now: func() time.Time { return at },
 		HTTPClient: &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
-			// The fixture names families in lower case.
-			a, ok := responses[strings.Replace(r.URL.String(), "50806F", "50806f", 1)]
+			a, ok := responses[r.URL.String()]
 			if !ok {
 				return nil, fmt.Errorf("unexpected request for %s", r.URL)
 			}
@@ -536,6 +535,35 @@ func TestSlowBody(t *testing.T) {
 	})
 }
 
+// TestEndlessBody fails if a service decides how much memory we use.
+func TestEndlessBody(t *testing.T) {
+	body := &endless{}
+	f, err := newFetcher("https://pcs.example", &http.Client{
+		Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Header: make(http.Header), Body: io.NopCloser(body)}, nil
+		})}, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.get(t.Context(), "https://pcs.example/"); !errors.Is(err, errTooLarge) {
+		t.Errorf("error %v", err)
+	}
+	if body.n > maxBody+1 {
+		t.Errorf("read %d bytes, once or more often", body.n)
+	}
+}
+
+// endless gives more than anybody should read.
+type endless struct{ n int }
+
+func (e *endless) Read(p []byte) (int, error) {
+	if e.n > 4*maxBody {
+		return 0, errors.New("read too much")
+	}
+	e.n += len(p)
+	return len(p), nil
+}
+
 // drip gives a byte each second until its context is done.
 type drip struct{ ctx context.Context }
 
@@ -601,7 +629,11 @@ func TestClose(t *testing.T) {
 			result <- err
 		}()
 		synctest.Wait()
+		start := time.Now()
 		c.Close() // synctest also fails if a goroutine stays behind
+		if d := time.Since(start); d > 0 {
+			t.Errorf("Close waited %v for a service that hangs", d)
+		}
 		wantErr(t, <-result, ErrUnreachable)
 		_, err := c.Collateral(t.Context(), "00906ed50001", PlatformCA, time.Now())
 		wantErr(t, err, ErrUnreachable)
@@ -868,6 +900,26 @@ func TestShortLived(t *testing.T) {
 		time.Sleep(day)
 		if got := s.pcs.Requests(tcbPath); got > n+200 {
 			t.Errorf("%d requests for a set that has expired", got-n)
+		}
+	})
+}
+
+// TestArchiveAtOnce fails if a set that was just replaced can't be had.
+func TestArchiveAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		c := s.client(t, Config{CacheDir: t.TempDir()})
+		start := time.Now()
+		first := mustGet(t, c, start)
+		time.Sleep(time.Hour)
+		s.pcs.Swap(tdxsim.CollateralOptions{IssueDate: time.Now()})
+		_, err := get(c, start.Add(-day)) // has the archive looked at
+		wantErr(t, err, ErrNoCollateral)
+		if _, err := c.fetch(t.Context(), key{strings.ToLower(fmspc), PlatformCA}, true); err != nil {
+			t.Fatal(err)
+		}
+		if got := mustGet(t, c, start); !bytes.Equal(got.TCBInfo, first.TCBInfo) {
+			t.Error("not from the archive")
 		}
 	})
 }

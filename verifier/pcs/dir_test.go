@@ -132,6 +132,28 @@ func TestDirChanges(t *testing.T) {
 			t.Error("a replaced file isn't read again")
 		}
 
+		// Rewritten in place, to another size, at the same time.
+		c, err := s.pki.Collateral(tdxsim.CollateralOptions{TCBEvaluationDataNumber: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := c.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, time.Time{}, info.ModTime()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(scanInterval)
+		third := mustGet(t, d, time.Now())
+		if bytes.Equal(third.TCBInfo, second.TCBInfo) {
+			t.Error("a rewritten file isn't read again")
+		}
+		second = third
+
 		// A bad file is named, and does no harm to the others.
 		bad := filepath.Join(dir, "bad.json")
 		if err := os.WriteFile(bad, []byte("{}"), 0o644); err != nil {

@@ -92,7 +92,7 @@ func newFetcher(rawURL string, client *http.Client, timeout time.Duration) (*fet
 // family that the service doesn't know costs it two cheap requests.
 func (f *fetcher) fetch(ctx context.Context, k key) (*tdx.Collateral, error) {
 	c := new(tdx.Collateral)
-	tcb := f.base + "/tdx/certification/v4/tcb?fmspc=" + strings.ToUpper(k.fmspc)
+	tcb := f.base + "/tdx/certification/v4/tcb?fmspc=" + k.fmspc
 	identity := f.base + "/tdx/certification/v4/qe/identity"
 
 	var err error
