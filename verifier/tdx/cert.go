@@ -91,7 +91,7 @@ var (
 )
 
 // parseCert parses the certificate of the given name, and checks all that can be
-// told from it alone: version 3, a P-256 key, ECDSA with SHA-256 as signature
+// told from it alone: a P-256 key, ECDSA with SHA-256 as signature
 // algorithm, the extensions that all certificates of Intel's PKI have and no
 // critical ones that are unknown, a CA (that may sign certificates and CRLs) or an
 // end entity (that may sign data) by its constraints.
@@ -102,9 +102,6 @@ func parseCert(der []byte, cn string, ca bool) (*x509.Certificate, error) {
 	}
 	if !isName(c.Subject, cn) {
 		return nil, refuse(ReasonChain, "certificate of %q, want %q", c.Subject, cn)
-	}
-	if c.Version != 3 {
-		return nil, refuse(ReasonChain, "%s: certificate version %d, want 3", cn, c.Version)
 	}
 	if key, ok := c.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
 		return nil, refuse(ReasonChain, "%s: public key isn't a P-256 key", cn)

@@ -313,6 +313,10 @@ func TestLevels(t *testing.T) {
 			s.collateral.Modules = module(tdx.StatusUpToDate)
 			s.collateral.Modules[0].Attributes = [8]byte{1}
 		}, "", tdx.ReasonModule},
+		{"SEAM attributes zero, but not in the identity", func(s *scenario) {
+			s.collateral.Modules = module(tdx.StatusUpToDate)
+			s.collateral.Modules[0].Attributes = [8]byte{1}
+		}, "", tdx.ReasonModule},
 		{"SEAM attributes masked", func(s *scenario) {
 			s.platform.SEAMAttributes = [8]byte{1}
 			s.collateral.Modules = module(tdx.StatusUpToDate)
@@ -526,7 +530,7 @@ func TestOtherPKI(t *testing.T) {
 
 	// A set that was compiled under one root isn't good for a verifier with
 	// another.
-	q, err := tdx.ParseQuote(raw)
+	q, err := tdx.ParseQuote(otherRaw)
 	if err != nil {
 		t.Fatal(err)
 	}
