@@ -30,6 +30,10 @@ func said(records ...*PlacedRecord) Source {
 	return SourceMeasuredCode
 }
 
+func refused(r *PlacedRecord, c Code) bool {
+	return slices.ContainsFunc(r.Verdict.Refusals, func(f Refusal) bool { return f.Code == c })
+}
+
 // Pair judges whether the end of a session, a session or session-abandoned
 // record, belongs to its start. If start is nil, it says that it is missing.
 // The claims and refusals are about the session as a whole, and come in addition
@@ -65,8 +69,9 @@ func Pair(start, end *PlacedRecord) ([]Claim, []Refusal) {
 	a, b := start.Verdict.Quote.Body.TDAttributes, end.Verdict.Quote.Body.TDAttributes
 	switch {
 	case a.Debug() || b.Debug():
-		r.claim(memory, memoryLabel, "no", SourceHardware, StatusFailed, "A debug trust domain's memory is readable by the host.")
-		r.refuse(CodeDebug, "td.allow-debug", "on", "off", "a debug TD's memory wasn't protected throughout the session")
+		// The records' own verdicts have refused it, unless the policy allows it.
+		r.claim(memory, memoryLabel, "readable by the host", SourceHardware, judged(!refused(start, CodeDebug) && !refused(end, CodeDebug)),
+			"In debug mode the host reads memory in the clear.")
 	case a.Migratable() || b.Migratable():
 		r.claim(memory, memoryLabel, "unknown", SourceUnknown, StatusUnknown, "A migratable trust domain may have been somewhere else in between.")
 	default:
