@@ -1,6 +1,7 @@
 package verifier_test
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/verifier"
 	"github.com/affidavit-log/affidavit/verifier/tdx"
 )
@@ -61,6 +63,10 @@ func TestSharedVectors(t *testing.T) {
 			}
 			quote, collateral := tdx.TrimPadding(read(name, "quote.bin")), read(name, "collateral.json")
 			a, err := appraise(root, quote, collateral, time.Unix(want.At, 0), verifier.StrictPolicy())
+			admitted, admitErr := importEvidence(t, root, quote, collateral, time.Unix(want.At, 0).UTC())
+			if (admitted != nil) != (want.Expect != "reject" && want.Reason != "debug") {
+				t.Errorf("imported: %+v, %v", admitted, admitErr)
+			}
 			if want.Expect == "reject" {
 				var e *tdx.Error
 				if a != nil || !errors.As(err, &e) {
@@ -130,6 +136,29 @@ func TestSharedVectors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// importEvidence submits a quote as evidence/v1 to a log that allows imports.
+func importEvidence(t *testing.T, root *tdx.Root, quote, collateral []byte, at time.Time) (*verifier.Admitted, error) {
+	t.Helper()
+	v := verifier.New(root)
+	c, err := tdx.ParseCollateralJSON(collateral)
+	if err != nil {
+		return nil, err
+	}
+	set, err := v.Compile(c)
+	if err != nil {
+		return nil, err // a log wouldn't have it
+	}
+	st := &record.Statement{Vendor: vendor, Evidence: &record.ImportedEvidence{
+		MediaType: record.MediaTypeTDXQuote, SHA256: sha256.Sum256(quote), Size: uint64(len(quote)), CollectedOn: at,
+	}}
+	e, err := record.SignEntry(record.ProfileUnbound, marshal(t, st), key("release"), record.NewQuoteEvidence(quote))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSubmission(t)
+	return v.Admit(e, set, now, at, &s.admission)
 }
 
 func advisories(a *verifier.Appraisal) (ids []string) {
