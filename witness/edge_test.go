@@ -1,0 +1,290 @@
+package witness
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/affidavit-log/affidavit/log/checkpoint"
+)
+
+// startAgent serves an SSH agent at a socket, and returns a function that ends
+// it and its connections.
+func startAgent(t *testing.T, socket string, a agent.Agent) (stop func()) {
+	t.Helper()
+	ln, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			context.AfterFunc(ctx, func() { c.Close() })
+			go agent.ServeAgent(a, c)
+		}
+	}()
+	stop = func() {
+		cancel()
+		ln.Close()
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// liar is an agent that signs something else.
+type liar struct{ agent.Agent }
+
+func (l liar) Sign(k ssh.PublicKey, data []byte) (*ssh.Signature, error) {
+	return l.Agent.Sign(k, append(data, 'x'))
+}
+
+func TestAgentKey(t *testing.T) {
+	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, 32))
+	ring := agent.NewKeyring()
+	if err := ring.Add(agent.AddedKey{PrivateKey: key}); err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := ssh.MarshalAuthorizedKey(signer.PublicKey())
+	socket := filepath.Join(t.TempDir(), "agent")
+	if _, err := AgentKey(testName, socket, line); err == nil {
+		t.Error("a key from an agent that isn't there")
+	}
+	if _, err := AgentKey(testName, "", line); err == nil || !strings.Contains(err.Error(), "SSH_AUTH_SOCK") {
+		t.Errorf("no socket: %v", err)
+	}
+	stop := startAgent(t, socket, ring)
+	k, err := AgentKey(testName, socket, line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.Kind() != checkpoint.CosignatureEd25519 || !bytes.Equal(k.Verifier().PublicKey(), key.Public().(ed25519.PublicKey)) {
+		t.Errorf("key %v of kind %v", k, k.Kind())
+	}
+	if _, err := AgentKey(testName, socket, []byte("junk")); err == nil {
+		t.Error("junk as public key")
+	}
+	other, err := ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(make([]byte, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := AgentKey(testName, socket, ssh.MarshalAuthorizedKey(other.PublicKey())); err == nil {
+		t.Error("a key that the agent doesn't have")
+	}
+
+	l := newTestLog(t, "log.example/a", 20)
+	cfg := testConfig(t, l)
+	cfg.Keys = []*checkpoint.SigningKey{k, cfg.Keys[1]}
+	w := startWitness(t, cfg)
+	w.mustAdd(l, 0, 5)
+	// The agent restarts, and the witness connects again.
+	stop()
+	startAgent(t, socket, ring)
+	w.mustAdd(l, 5, 6)
+	broken, err := AgentKey(testName, socketOf(t, liar{ring}), line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := broken.Sign(l.checkpoint(5).Text(), time.Unix(5, 0)); err == nil || !strings.Contains(err.Error(), "doesn't verify") {
+		t.Errorf("an agent that signs something else: %v", err)
+	}
+	gone, err := AgentKey(testName, socketOf(t, ring), line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg = testConfig(t, l)
+	cfg.Keys = []*checkpoint.SigningKey{gone}
+	w = startWitness(t, cfg)
+	if err := ring.Remove(signer.PublicKey()); err != nil {
+		t.Fatal(err)
+	}
+	w.add(l.request(0, 5)).check(t, "agent without the key", 500, "internal error")
+	if err := ring.Add(agent.AddedKey{PrivateKey: key}); err != nil {
+		t.Fatal(err)
+	}
+	w.mustAdd(l, 0, 5) // nothing was recorded when it couldn't sign
+}
+
+func socketOf(t *testing.T, a agent.Agent) string {
+	socket := filepath.Join(t.TempDir(), "agent")
+	startAgent(t, socket, a)
+	return socket
+}
+
+// TestBastion has a bastion that takes two connections of a backend, and asks
+// through them.
+func TestBastion(t *testing.T) {
+	l := newTestLog(t, "log.example/a", 20)
+	w := startWitness(t, testConfig(t, l))
+	path := filepath.Join(t.TempDir(), "bastion.pem")
+	key, err := LoadBastionKey(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := LoadBastionKey(path); err != nil || !again.Equal(key) {
+		t.Errorf("the key isn't kept: %v", err)
+	}
+	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", fi.Mode(), err)
+	}
+	if err := os.WriteFile(path, []byte("junk"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadBastionKey(path); err == nil {
+		t.Error("junk as key")
+	}
+
+	serverKey := ed25519.NewKeyFromSeed(make([]byte, 32))
+	cert, err := selfSigned(serverKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A certificate for 127.0.0.1, which selfSigned's isn't.
+	tmpl := &x509.Certificate{SerialNumber: leaf(t, cert).SerialNumber, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(nil, tmpl, tmpl, serverKey.Public(), serverKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert.Certificate = [][]byte{der}
+	roots := x509.NewCertPool()
+	roots.AddCert(leaf(t, cert))
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+		Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{"bastion/0"}, MinVersion: tls.VersionTLS13,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	var logged bytes.Buffer
+	b := &Bastion{Addr: ln.Addr().String(), Key: key, Handler: w.Handler(), RootCAs: roots, Logger: slog.New(slog.NewTextHandler(&lockedWriter{w: &logged}, nil))}
+	if len(b.Prefix()) != 64 || strings.ToLower(b.Prefix()) != b.Prefix() {
+		t.Errorf("prefix %q", b.Prefix())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- b.Run(ctx) }()
+
+	size := int64(0)
+	for range 2 { // it connects again
+		conn, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.(*tls.Conn).Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		cs := conn.(*tls.Conn).ConnectionState()
+		if pub, ok := cs.PeerCertificates[0].PublicKey.(ed25519.PublicKey); !ok || !pub.Equal(key.Public()) || cs.Version != tls.VersionTLS13 || cs.NegotiatedProtocol != "bastion/0" {
+			t.Errorf("certificate of %T, TLS %x, protocol %q", cs.PeerCertificates[0].PublicKey, cs.Version, cs.NegotiatedProtocol)
+		}
+		used := false
+		tr := &http.Transport{Protocols: new(http.Protocols), DialContext: func(context.Context, string, string) (net.Conn, error) {
+			if used {
+				return nil, io.ErrClosedPipe
+			}
+			used = true
+			return struct{ net.Conn }{conn}, nil
+		}}
+		tr.Protocols.SetUnencryptedHTTP2(true)
+		client := &http.Client{Transport: tr}
+		for range 3 {
+			resp, err := client.Post("http://witness/add-checkpoint", "", bytes.NewReader(l.request(size, size+3)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil || resp.StatusCode != 200 || resp.ProtoMajor != 2 {
+				t.Fatalf("status %d, HTTP/%d: %s %v", resp.StatusCode, resp.ProtoMajor, body, err)
+			}
+			size += 3
+			verifyLines(t, w.cfg.Keys, l.checkpoint(size), string(body), 0)
+		}
+		conn.Close()
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	// Not a bastion: another protocol, or a certificate of nobody.
+	b.RootCAs = x509.NewCertPool()
+	go func() {
+		if c, err := ln.Accept(); err == nil {
+			c.(*tls.Conn).Handshake()
+			c.Close()
+		}
+	}()
+	if err := b.serve(t.Context()); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("unknown authority: %v", err)
+	}
+}
+
+func leaf(t *testing.T, c tls.Certificate) *x509.Certificate {
+	x, err := x509.ParseCertificate(c.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func TestClosed(t *testing.T) {
+	l := newTestLog(t, "log.example/a", 5)
+	w := startWitness(t, testConfig(t, l))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Errorf("second Close: %v", err)
+	}
+	w.add(l.request(0, 5)).check(t, "closed", 500, "internal error")
+}
+
+func TestClockBefore1970(t *testing.T) {
+	l := newTestLog(t, "log.example/a", 5)
+	w := startWitness(t, testConfig(t, l))
+	w.now.Store(0)
+	a := w.add(l.request(0, 5))
+	a.check(t, "clock at 0", 500, "internal error") // timestamp 0 must not be answered
+	w.now.Store(1)
+	w.mustAdd(l, 0, 5)
+}
+
+func TestOverload(t *testing.T) {
+	cfg := testConfig(t, newTestLog(t, "log.example/a", 5))
+	w := startWitness(t, cfg)
+	slots := make(chan struct{}, 1)
+	slots <- struct{}{}
+	h := w.post("add-checkpoint", slots, w.addCheckpoint)
+	rw := httptest.NewRecorder()
+	req, err := http.NewRequest("POST", "/add-checkpoint", bytes.NewReader(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h(rw, req)
+	if rw.Code != 503 || rw.Header().Get("Retry-After") != "1" {
+		t.Errorf("status %d, Retry-After %q", rw.Code, rw.Header().Get("Retry-After"))
+	}
+}
