@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -22,8 +23,9 @@ const admittedTolerance = 60 * time.Second
 
 // Numbers of facts that a Checker remembers. A compiled set of collateral takes some 50 KB, a checked note some 20 KB.
 const (
-	cachedSets  = 64
-	cachedNotes = 256
+	cachedSets    = 64
+	cachedNotes   = 256
+	cachedVendors = 1024
 )
 
 // A Checker checks bundles and proofs under the same options. It remembers facts, such as collateral that it has
@@ -35,9 +37,11 @@ type Checker struct {
 	appraisers []*checkpoint.VerifierKey
 
 	// sets holds compiled collateral by its id, which determines every byte that it was compiled from. notes holds
-	// checkpoints by SHA-256 of the note: what the log policy, which never changes, makes of them.
-	sets  *lru.Cache[record.Digest, *tdx.Set]
-	notes *lru.Cache[record.Digest, *checkpoint.Checked]
+	// checkpoints by SHA-256 of the note: what the log policy, which never changes, makes of them. vendors holds the
+	// leaf hashes of vendors' entries whose signatures verify: an entry names its key by SHA-256.
+	sets    *lru.Cache[record.Digest, *tdx.Set]
+	notes   *lru.Cache[record.Digest, *checkpoint.Checked]
+	vendors *lru.Cache[record.Digest, struct{}]
 }
 
 // NewChecker returns a Checker. The error says what is wrong with the options; it wraps [ErrQuorumNone] if it is that.
@@ -61,10 +65,11 @@ func NewChecker(o Options) (*Checker, error) {
 		}
 		c.appraisers = append(c.appraisers, key)
 	}
-	var err1, err2 error
+	var err1, err2, err3 error
 	c.sets, err1 = lru.New[record.Digest, *tdx.Set](cachedSets)
 	c.notes, err2 = lru.New[record.Digest, *checkpoint.Checked](cachedNotes)
-	return c, errors.Join(err1, err2)
+	c.vendors, err3 = lru.New[record.Digest, struct{}](cachedVendors)
+	return c, errors.Join(err1, err2, err3)
 }
 
 // Check verifies b, and judges it under o. It is the function that an auditor has to trust: it needs nothing but its
@@ -350,13 +355,15 @@ func (s *state) link() error {
 			}
 		case *record.RecordLeaf:
 			reach(s.byCollateral[leaf.Collateral])
-			reach(s.covering(l))
 			if f := leaf.Entry.Statement().Freshness(); f != nil {
 				reach(s.byNote[f.Note])
 			}
 			for _, release := range s.releases(l) {
 				reach(release)
 			}
+		}
+		if s.judged(l) {
+			reach(s.covering(l))
 		}
 		if e := l.Entry(); e != nil {
 			reach(s.byKey[vendorKey{e.Statement().Vendor, e.KeyID}])
@@ -388,6 +395,12 @@ func (s *state) link() error {
 		}
 	}
 	return nil
+}
+
+// judged reports whether there is to be a verdict on l: records, and the subject whatever it is.
+func (s *state) judged(l *Leaf) bool {
+	_, ok := l.Leaf.(*record.RecordLeaf)
+	return ok || l == s.subject
 }
 
 // refers returns the statements that s names.
@@ -462,44 +475,48 @@ func (s *state) checkVendorKeys() error {
 		case key.Index > l.Index:
 			return notProven(RuleVendorKey, l, "signed by key %s of vendor %q, which was logged later, as leaf %d", e.KeyID, st.Vendor, key.Index)
 		}
-		if _, ok := l.Leaf.(*record.VendorLeaf); !ok {
+		if _, ok := l.Leaf.(*record.VendorLeaf); !ok || s.c.vendors.Contains(l.Hash) {
 			continue
 		}
 		if err := e.VerifySignature(key.Entry().Statement().VendorKey.Key.PublicKey); err != nil {
 			return notProven(RuleVendorKey, l, "%w", err)
 		}
+		s.c.vendors.Add(l.Hash, struct{}{})
 	}
 	return nil
 }
 
 // checkRecords verifies the evidence of all records, as of when the log judged it, and has it appraised; and the
-// subject, if it is an entry of another kind.
+// subject, if it is an entry of another kind. Records are verified in parallel, since each takes two P-256
+// verifications: they don't depend on each other, and the error is that of the first.
 func (s *state) checkRecords() error {
-	for _, l := range s.leaves {
-		if _, ok := l.Leaf.(*record.RecordLeaf); !ok && l != s.subject {
-			continue
+	var wg sync.WaitGroup
+	errs := make([]error, len(s.leaves))
+	for i, l := range s.leaves {
+		if s.judged(l) {
+			wg.Go(func() { errs[i] = s.checkRecord(l) })
 		}
-		if err := s.checkRecord(l); err != nil {
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// checkRecord modifies l, and nothing else that others read.
 func (s *state) checkRecord(l *Leaf) error {
-	in := verifier.Input{Entry: l.Entry(), At: l.AdmittedAt()}
-	var refusals []verifier.Refusal
-	if r, ok := l.Leaf.(*record.RecordLeaf); ok {
-		in.At = time.UnixMilli(r.JudgedAt).UTC()
-		if err := s.checkCollateral(l, &in); err != nil {
-			return err
-		}
-		if err := s.checkFreshness(l); err != nil {
-			return err
-		}
-		refusals = s.checkTime(l)
-		in.Interval = l.Interval
+	in := verifier.Input{Entry: l.Entry(), At: l.judgedAt()}
+	if err := s.checkCollateral(l, &in); err != nil {
+		return err
 	}
+	if err := s.checkFreshness(l); err != nil {
+		return err
+	}
+	refusals := s.checkTime(l)
+	in.Interval = l.Interval
 	for _, r := range s.releases(l) {
 		in.Releases = append(in.Releases, r.Entry())
 	}
@@ -531,9 +548,9 @@ func (s *state) verify(l *Leaf, in verifier.Input, refusals []verifier.Refusal) 
 
 // checkCollateral finds and compiles the collateral that a record names.
 func (s *state) checkCollateral(l *Leaf, in *verifier.Input) error {
-	id := l.Leaf.(*record.RecordLeaf).Collateral
+	id := l.collateral()
 	if id == (record.Digest{}) {
-		return nil // of a record without a quote, as record.ParseLeaf has checked
+		return nil
 	}
 	cl := s.byCollateral[id]
 	switch {
@@ -634,6 +651,23 @@ func (s *state) checkTime(l *Leaf) []verifier.Refusal {
 		}}
 	}
 	return nil
+}
+
+// judgedAt returns the time as of which l's evidence was judged.
+func (l *Leaf) judgedAt() time.Time {
+	if r, ok := l.Leaf.(*record.RecordLeaf); ok {
+		return time.UnixMilli(r.JudgedAt).UTC()
+	}
+	return l.AdmittedAt()
+}
+
+// collateral returns the id of the collateral that l's evidence was judged with. It is zero exactly if there is no
+// quote in it, as record.ParseLeaf has checked.
+func (l *Leaf) collateral() record.Digest {
+	if r, ok := l.Leaf.(*record.RecordLeaf); ok {
+		return r.Collateral
+	}
+	return record.Digest{}
 }
 
 func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }
@@ -760,32 +794,28 @@ func (c *Checker) CheckProof(p *checkpoint.Proof, collateral *tdx.Collateral) (*
 		return nil, err
 	}
 	l := s.subject
-	in := verifier.Input{Entry: l.Entry(), At: l.AdmittedAt()}
-	var refusals []verifier.Refusal
-	if r, ok := l.Leaf.(*record.RecordLeaf); ok {
-		in.At = time.UnixMilli(r.JudgedAt).UTC()
-		refusals = s.checkTime(l)
-		in.Interval = l.Interval
-		if r.Collateral != (record.Digest{}) {
-			if collateral == nil {
-				return nil, notProven(RuleMissing, l, "its collateral must be given, id %x", r.Collateral)
-			}
-			parts := collateral.Components()
-			leaf := &record.CollateralLeaf{TEE: record.TEETDX}
-			for i, part := range parts {
-				leaf.Components[i] = sha256.Sum256(part)
-			}
-			id := leaf.ID()
-			if id != r.Collateral {
-				return nil, notProven(RuleCollateral, l, "it was judged with collateral %x, and %x was given", r.Collateral, id)
-			}
-			set, err := c.compile(id, parts)
-			if err != nil {
-				return nil, notProven(RuleCollateral, l, "%w", err)
-			}
-			in.Collateral = set
+	in := verifier.Input{Entry: l.Entry(), At: l.judgedAt()}
+	if want := l.collateral(); want != (record.Digest{}) {
+		if collateral == nil {
+			return nil, notProven(RuleMissing, l, "its collateral must be given, id %x", want)
 		}
+		parts := collateral.Components()
+		leaf := &record.CollateralLeaf{TEE: record.TEETDX}
+		for i, part := range parts {
+			leaf.Components[i] = sha256.Sum256(part)
+		}
+		id := leaf.ID()
+		if id != want {
+			return nil, notProven(RuleCollateral, l, "it was judged with collateral %x, and %x was given", want, id)
+		}
+		set, err := c.compile(id, parts)
+		if err != nil {
+			return nil, notProven(RuleCollateral, l, "%w", err)
+		}
+		in.Collateral = set
 	}
+	refusals := s.checkTime(l)
+	in.Interval = l.Interval
 	if err := s.verify(l, in, refusals); err != nil {
 		return nil, err
 	}

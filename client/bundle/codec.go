@@ -136,7 +136,7 @@ func Parse(b []byte) (*Bundle, error) {
 		return nil, fmt.Errorf("%w: %v", ErrMalformed, err)
 	}
 	// Everything that splitMembers did not look at, such as times, checksums and the whole central directory, is
-	// determined by the members.
+	// determined by the members; and they, with their order, by what is in them.
 	if !bytes.Equal(joinMembers(members), b) {
 		return nil, fmt.Errorf("%w: not the one encoding of its members (compressed, reordered, altered or repacked by another tool?)", ErrMalformed)
 	}
@@ -147,13 +147,17 @@ func Parse(b []byte) (*Bundle, error) {
 			return nil, fmt.Errorf("%w: member %q: %v", ErrMalformed, m.name, err)
 		}
 	}
-	// This also finds members that are missing, twice there, or out of order.
-	again, err := bun.Bytes()
-	if err != nil {
+	if err := bun.wellFormed(); err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(again, b) {
-		return nil, fmt.Errorf("%w: not the one encoding of its contents", ErrMalformed)
+	again := bun.members()
+	for i, m := range members {
+		if i >= len(again) || m.name != again[i].name || !bytes.Equal(m.data, again[i].data) {
+			return nil, fmt.Errorf("%w: member %q: out of order, twice there, or not the one encoding of its contents", ErrMalformed, m.name)
+		}
+	}
+	if len(members) < len(again) {
+		return nil, fmt.Errorf("%w: %d members, want %d: one of the fixed ones is missing", ErrMalformed, len(members), len(again))
 	}
 	return bun, nil
 }
@@ -164,6 +168,19 @@ func (b *Bundle) Bytes() ([]byte, error) {
 	if err := b.wellFormed(); err != nil {
 		return nil, err
 	}
+	members := b.members()
+	size := endSize
+	for _, m := range members {
+		size += localSize + centralSize + 2*len(m.name) + len(m.data)
+	}
+	if size > MaxSize {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d allowed", ErrMalformed, size, MaxSize)
+	}
+	return joinMembers(members), nil
+}
+
+// members returns the members of b's file in their order.
+func (b *Bundle) members() []member {
 	members := make([]member, 0, 2+len(b.Proofs)+len(b.Blobs)+len(b.Consistency))
 	members = append(members,
 		member{nameReadme, []byte(readme)},
@@ -179,14 +196,7 @@ func (b *Bundle) Bytes() ([]byte, error) {
 		members = append(members, member{proofName(p.Index), p.Bytes()})
 	}
 	slices.SortFunc(members, func(x, y member) int { return cmp.Compare(x.name, y.name) })
-	size := endSize
-	for _, m := range members {
-		size += localSize + centralSize + 2*len(m.name) + len(m.data)
-	}
-	if size > MaxSize {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d allowed", ErrMalformed, size, MaxSize)
-	}
-	return joinMembers(members), nil
+	return members
 }
 
 // wellFormed checks the rules that need nothing but the bundle itself.

@@ -20,7 +20,7 @@ import (
 // entry it is given, with the world's collateral and time, and publishes.
 func (w *World) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /checkpoint", func(rw http.ResponseWriter, r *http.Request) { rw.Write(w.published()) })
+	mux.HandleFunc("GET /checkpoint", func(rw http.ResponseWriter, r *http.Request) { rw.Write(w.Published()) })
 	mux.HandleFunc("GET /freshness", func(rw http.ResponseWriter, r *http.Request) {
 		var note []byte
 		w.find(func(_ uint64, leaf record.Leaf) bool {
@@ -76,7 +76,7 @@ func (w *World) Handler() http.Handler {
 			index = w.Append(w.LeafFor(e))
 			w.Publish(w.Now)
 		}
-		rw.Write(w.Proof(index, w.published()).Bytes())
+		rw.Write(w.Proof(index, w.Published()).Bytes())
 	})
 	return mux
 }
@@ -119,7 +119,8 @@ func entry(leaf record.Leaf) *record.Entry {
 	return nil
 }
 
-func (l *Log) published() []byte {
+// Published returns the note that was last published.
+func (l *Log) Published() []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.note
@@ -127,7 +128,7 @@ func (l *Log) published() []byte {
 
 // find returns the first published leaf for which ok says so. Leaves that cannot be parsed are skipped.
 func (l *Log) find(ok func(index uint64, leaf record.Leaf) bool) (uint64, bool) {
-	size := l.size(l.published())
+	size := l.size(l.Published())
 	for i := range size {
 		leaf, err := record.ParseLeaf(l.Leaf(i))
 		if err == nil && ok(i, leaf) {
@@ -173,13 +174,13 @@ func (w *World) serveProof(rw http.ResponseWriter, r *http.Request) {
 		index, ok = w.find(func(_ uint64, l record.Leaf) bool { t, is := l.(*record.TimeLeaf); return is && w.size(t.Note) > n })
 	default:
 		n, err := strconv.ParseUint(kind, 10, 64)
-		index, ok = n, err == nil && n < w.size(w.published())
+		index, ok = n, err == nil && n < w.size(w.Published())
 	}
 	if !ok {
 		Problem(rw, http.StatusNotFound, "not-found", nil)
 		return
 	}
-	rw.Write(w.Proof(index, w.published()).Bytes())
+	rw.Write(w.Proof(index, w.Published()).Bytes())
 }
 
 // serveTile serves tiles and entry bundles of the width that the published size gives them, and of full width.
@@ -194,7 +195,7 @@ func (l *Log) serveTile(rw http.ResponseWriter, r *http.Request) {
 		Problem(rw, http.StatusNotFound, "not-found", nil)
 		return
 	}
-	size := l.size(l.published())
+	size := l.size(l.Published())
 	if width := size>>(8*max(t.L, 0)) - uint64(t.N)<<8; width < uint64(t.W) || width > size {
 		Problem(rw, http.StatusNotFound, "not-found", nil)
 		return

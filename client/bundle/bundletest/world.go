@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -294,10 +295,17 @@ func (w *World) addRecord(v *Vendor, s *record.Statement, edits []func(*Draft)) 
 	for _, edit := range edits {
 		edit(d)
 	}
-	return w.Append((&record.RecordLeaf{
-		Ruleset: record.RulesetV1, AdmittedAt: d.Admitted.UnixMilli(), JudgedAt: d.Judged.UnixMilli(),
-		Collateral: d.Collateral, Entry: d.Make(w.tb),
-	}).Bytes())
+	e := d.Make(w.tb)
+	judged := d.Admitted.UnixMilli()
+	if ev := e.Statement().Evidence; ev != nil {
+		judged = ev.CollectedOn.UnixMilli()
+	}
+	leaf := (&record.RecordLeaf{
+		Ruleset: record.RulesetV1, AdmittedAt: d.Admitted.UnixMilli(), JudgedAt: judged, Collateral: d.Collateral, Entry: e,
+	}).Bytes()
+	// Package record makes no leaf with a wrong time: it follows version, kind, ruleset, and the time of admission.
+	binary.BigEndian.PutUint64(leaf[2+1+len(record.RulesetV1)+8:], uint64(d.Judged.UnixMilli()))
+	return w.Append(leaf)
 }
 
 // Quote returns the options of a quote with the measurements of the vendor's image.
