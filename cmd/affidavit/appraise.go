@@ -100,7 +100,7 @@ func readRoot(c *console, name string) (*tdx.Root, error) {
 	if name == "" {
 		return tdx.IntelRoot(), nil
 	}
-	b, err := c.read(name)
+	b, err := c.readPublic(name)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +112,7 @@ func readRoot(c *console, name string) (*tdx.Root, error) {
 }
 
 func readAppraisalPolicy(c *console, name string) (*verifier.Policy, error) {
-	b, err := c.read(name)
+	b, err := c.readPublic(name)
 	if err != nil {
 		return nil, err
 	}

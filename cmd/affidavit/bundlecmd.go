@@ -55,7 +55,7 @@ good as "affidavit verify" finds it to be.`,
 				}
 				l, err := client.New(*url, cfg)
 				if err != nil {
-					return 0, err
+					return 0, usagef("--log: %v", err)
 				}
 				ctx, stop := interruptible()
 				defer stop()
@@ -80,7 +80,7 @@ good as "affidavit verify" finds it to be.`,
 				if name == "" {
 					name = args[0] + ".affidavit"
 				}
-				if err := c.writeFile(name, file); err != nil {
+				if err := c.write(name, file); err != nil {
 					return 0, err
 				}
 				if name != "-" {

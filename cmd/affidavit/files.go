@@ -50,6 +50,20 @@ func (c *console) read(name string) ([]byte, error) {
 	return b, nil
 }
 
+// readPublic is read for what people write by hand. A private key in its place
+// is a mistake that parsers' messages must not make worse by quoting it.
+func (c *console) readPublic(name string) ([]byte, error) {
+	b, err := c.read(name)
+	if err == nil && holdsPrivateKey(b) {
+		return nil, fmt.Errorf("%s: holds a private key, which doesn't belong here: keep it to yourself, and give its public half", name)
+	}
+	return b, err
+}
+
+func holdsPrivateKey(b []byte) bool {
+	return bytes.Contains(b, []byte("PRIVATE+KEY+")) || bytes.Contains(b, []byte("PRIVATE KEY-----"))
+}
+
 // readSecret is read for private keys and tokens: it warns if other users of
 // the machine could have read the file too.
 func (c *console) readSecret(name string) ([]byte, error) {
@@ -93,13 +107,18 @@ func writeNew(name string, data []byte, mode fs.FileMode) error {
 	return nil
 }
 
-// writeFile creates or replaces a file at once, so that nobody ever sees, or
-// keeps after a crash, a part of it. The name "-" is the standard output.
-func (c *console) writeFile(name string, data []byte) error {
+// write is writeFile, but takes the name "-" for the standard output.
+func (c *console) write(name string, data []byte) error {
 	if name == "-" {
 		_, err := c.stdout.Write(data)
 		return err
 	}
+	return writeFile(name, data)
+}
+
+// writeFile creates or replaces a file at once, so that nobody ever sees, or
+// keeps after a crash, a part of it.
+func writeFile(name string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(name), ".affidavit-*")
 	if err != nil {
 		return fileError(name, err)

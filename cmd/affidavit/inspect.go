@@ -73,7 +73,7 @@ Nothing is verified: a forged file looks the same. To know whether it is true, u
 						if i > 0 {
 							fmt.Fprintln(c.stdout)
 						}
-						hang(c.stdout, "", fmt.Sprintf("%s: %s, %d bytes. Decoded only: NOTHING WAS VERIFIED.", clean(name), kind, len(b)))
+						hang(c.stdout, "", fmt.Sprintf("%s: %s, %d bytes. Decoded only: NOTHING WAS VERIFIED.", clean(name), kinds[kind], len(b)))
 						f.print(c.stdout, "  ")
 					}
 				}
@@ -153,6 +153,29 @@ func (f fields) print(w io.Writer, indent string) {
 	}
 }
 
+// kinds are the words for what a file is, which are stable, with what people call
+// it.
+var kinds = map[string]string{
+	"quote":            "a TDX quote",
+	"collateral":       "collateral",
+	"statement":        "a statement",
+	"envelope":         "a DSSE envelope",
+	"entry":            "an entry",
+	"leaf":             "a leaf of a log",
+	"proof":            "a tlog-proof",
+	"bundle":           "an .affidavit bundle",
+	"checkpoint":       "a signed checkpoint",
+	"disclosure":       "an action disclosure",
+	"log-policy":       "a log policy",
+	"appraisal-policy": "an appraisal policy",
+	"certificates":     "certificates",
+	"crl":              "a certificate revocation list",
+	"vkey":             "a public key of a log or witness (vkey)",
+	"public-key":       "an Ed25519 public key",
+	"signing-key":      "a private key of a log or witness (the public half is shown)",
+	"private-key":      "a private release or session key (the public half is shown)",
+}
+
 var errUnknownFile = errors.New("not a file that this command knows: no quote, entry, leaf, proof, bundle, checkpoint, collateral, statement, envelope, policy, certificate or key")
 
 // decode tells files apart by what they begin with, and then parses strictly: a
@@ -162,7 +185,7 @@ func decode(b []byte) (kind string, f fields, err error) {
 	begins := func(prefix string) bool { return bytes.HasPrefix(text, []byte(prefix)) }
 	named := func(kind string, f fields, err error) (string, fields, error) {
 		if err != nil {
-			return "", nil, fmt.Errorf("looks like %s, but: %w", kind, err)
+			return "", nil, fmt.Errorf("looks like %s, but: %w", kinds[kind], err)
 		}
 		return kind, f, nil
 	}
@@ -171,18 +194,20 @@ func decode(b []byte) (kind string, f fields, err error) {
 		return "", nil, errors.New("is empty")
 	case bytes.HasPrefix(b, []byte("PK\x03\x04")):
 		f, err := inspectBundle(b)
-		return named("an .affidavit bundle", f, err)
+		return named("bundle", f, err)
 	case begins("c2sp.org/tlog-proof@"):
 		f, err := inspectProof(b)
-		return named("a tlog-proof", f, err)
+		return named("proof", f, err)
 	case begins("-----BEGIN "):
 		return inspectPEM(b)
 	case begins("PRIVATE+KEY+"):
 		k, err := checkpoint.ParseSigningKey(string(text))
 		if err != nil {
-			return named("a private key of a log or witness", nil, err)
+			return named("signing-key", nil, err)
 		}
-		return named("a private key of a log or witness (the public half is shown)", vkeyFields(k.Verifier()), nil)
+		return named("signing-key", vkeyFields(k.Verifier()), nil)
+	case holdsPrivateKey(b):
+		return "", nil, errors.New("holds a private key, but isn't a key file")
 	case begins("{"):
 		return inspectJSON(b)
 	}
@@ -192,28 +217,28 @@ func decode(b []byte) (kind string, f fields, err error) {
 	}
 	if len(b) > 2 && (b[0] == 4 || b[0] == 5) && b[1] == 0 {
 		f, err := inspectQuote(b)
-		return named("a TDX quote", f, err)
+		return named("quote", f, err)
 	}
 	if e, err := record.ParseEntry(b); err == nil {
-		return "an entry", entryFields(e), nil
+		return "entry", entryFields(e), nil
 	}
 	if l, err := record.ParseLeaf(b); err == nil {
-		return "a leaf of a log", leafFields(l), nil
+		return "leaf", leafFields(l), nil
 	}
 	if certs, err := x509.ParseCertificates(b); err == nil && len(certs) > 0 {
 		return "certificates", fields{{"certificates", certFields(certs)}}, nil
 	}
 	if crl, err := x509.ParseRevocationList(b); err == nil {
-		return "a certificate revocation list", crlFields(crl), nil
+		return "crl", crlFields(crl), nil
 	}
 	if b[0] == 1 && len(b) > 1 {
 		// Entries begin with the length of a profile's name, leaves with a kind.
 		if b[1] > 8 {
 			_, err := record.ParseEntry(b)
-			return named("an entry", nil, err)
+			return named("entry", nil, err)
 		}
 		_, err := record.ParseLeaf(b)
-		return named("a leaf of a log", nil, err)
+		return named("leaf", nil, err)
 	}
 	return "", nil, errUnknownFile
 }
@@ -226,23 +251,23 @@ func inspectText(b []byte, named func(string, fields, error) (string, fields, er
 	text := strings.TrimSpace(string(b))
 	if isNote(b) {
 		f, err := noteFields(b)
-		return named("a signed checkpoint", f, err)
+		return named("checkpoint", f, err)
 	}
 	if k, err := checkpoint.ParseVKey(text); err == nil {
-		return "a public key of a log or witness (vkey)", vkeyFields(k), nil
+		return "vkey", vkeyFields(k), nil
 	}
 	if raw, err := base64.StdEncoding.DecodeString(text); err == nil {
 		if pub, err := record.ParseSPKI(raw); err == nil {
-			return "an Ed25519 public key", spkiFields(pub), nil
+			return "public-key", spkiFields(pub), nil
 		}
 	}
 	p, logErr := checkpoint.ParsePolicy(b)
 	if logErr == nil {
-		return "a log policy", policyFields(p), nil
+		return "log-policy", policyFields(p), nil
 	}
 	a, yamlErr := verifier.ParsePolicy(b)
 	if yamlErr == nil {
-		return "an appraisal policy", fields{
+		return "appraisal-policy", fields{
 			{"namesMeasurement", a.NamesMeasurement()}, {"requiredAppraisers", append([]string{}, a.Appraisers()...)},
 		}, nil
 	}
@@ -250,16 +275,16 @@ func inspectText(b []byte, named func(string, fields, error) (string, fields, er
 		word, _, _ := strings.Cut(strings.TrimSpace(line), " ")
 		switch {
 		case word == "log" || word == "witness" || word == "group" || word == "quorum":
-			return named("a log policy", nil, logErr)
+			return named("log-policy", nil, logErr)
 		case strings.HasSuffix(word, ":"):
-			return named("an appraisal policy", nil, yamlErr)
+			return named("appraisal-policy", nil, yamlErr)
 		}
 	}
 	// Any words without punctuation could be base64, so this comes last.
 	if raw, err := decodeText(text); err == nil && len(raw) > 2 {
 		if (raw[0] == 4 || raw[0] == 5) && raw[1] == 0 {
 			f, err := inspectQuote(b)
-			return named("a TDX quote", f, err)
+			return named("quote", f, err)
 		}
 		if len(raw) > 100 {
 			return "", nil, errors.New("hexadecimal or base64 text that is not a TDX quote: decode it first")
@@ -285,7 +310,7 @@ func inspectJSON(b []byte) (string, fields, error) {
 	named := func(kind string, f func() (fields, error)) (string, fields, error) {
 		v, err := f()
 		if err != nil {
-			return "", nil, fmt.Errorf("looks like %s, but: %w", kind, err)
+			return "", nil, fmt.Errorf("looks like %s, but: %w", kinds[kind], err)
 		}
 		return kind, v, nil
 	}
@@ -293,7 +318,7 @@ func inspectJSON(b []byte) (string, fields, error) {
 	case has("tcb_info"):
 		return named("collateral", func() (fields, error) { return collateralFields(b) })
 	case has("_type"):
-		return named("a statement", func() (fields, error) {
+		return named("statement", func() (fields, error) {
 			st, err := record.ParseStatement(b)
 			if err != nil {
 				return nil, err
@@ -301,7 +326,7 @@ func inspectJSON(b []byte) (string, fields, error) {
 			return append(statementFields(st, b), field{"statement", json.RawMessage(b)}), nil
 		})
 	case has("envelope"):
-		return named("an entry (in JSON)", func() (fields, error) {
+		return named("entry", func() (fields, error) {
 			e, err := record.ParseEntryJSON(b)
 			if err != nil {
 				return nil, err
@@ -309,9 +334,9 @@ func inspectJSON(b []byte) (string, fields, error) {
 			return entryFields(e), nil
 		})
 	case has("payload", "signatures"):
-		return named("a DSSE envelope", func() (fields, error) { return envelopeFields(b) })
+		return named("envelope", func() (fields, error) { return envelopeFields(b) })
 	case has("salt"):
-		return named("an action disclosure", func() (fields, error) { return disclosureFields(b) })
+		return named("disclosure", func() (fields, error) { return disclosureFields(b) })
 	}
 	return "", nil, fmt.Errorf("JSON with the members %s: %w", clean(strings.Join(slices.Sorted(maps.Keys(members)), ", ")), errUnknownFile)
 }
@@ -327,13 +352,13 @@ func inspectPEM(b []byte) (string, fields, error) {
 		if err != nil {
 			return "", nil, fmt.Errorf("looks like a private key, but: %w", err)
 		}
-		return "a private release or session key (the public half is shown)", spkiFields(k.Public().(ed25519.PublicKey)), nil
+		return "private-key", spkiFields(k.Public().(ed25519.PublicKey)), nil
 	case "PUBLIC KEY":
 		pub, err := record.ParseSPKI(block.Bytes)
 		if err != nil {
 			return "", nil, fmt.Errorf("looks like a public key, but: %w", err)
 		}
-		return "an Ed25519 public key", spkiFields(pub), nil
+		return "public-key", spkiFields(pub), nil
 	case "CERTIFICATE":
 		certs, err := parseChain(b)
 		if err != nil {
@@ -493,6 +518,9 @@ func inspectProof(b []byte) (fields, error) {
 	f := fields{{"index", p.Index}, {"hashes", len(p.Hashes)}, {"checkpoint", note}}
 	if l, err := record.ParseLeaf(p.Extra); err == nil {
 		return append(f, field{"leaf", leafFields(l)}), nil
+	}
+	if p.Extra == nil {
+		return f, nil
 	}
 	return append(f, field{"extra", fmt.Sprintf("%d bytes that are not a leaf of ours", len(p.Extra))}), nil
 }

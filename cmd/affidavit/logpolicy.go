@@ -47,7 +47,7 @@ Witnesses whose keys have the same name count as one operator.`,
 }
 
 func readLogPolicy(c *console, name string) (*checkpoint.Policy, error) {
-	b, err := c.read(name)
+	b, err := c.readPublic(name)
 	if err != nil {
 		return nil, err
 	}

@@ -191,7 +191,7 @@ func (cmd *command) run(c *console, args []string) (int, error) {
 	err := fs.ParseAll(args, func(f *pflag.Flag, value string) error {
 		// A second value would silently replace the first, and with it, say, the
 		// policy that the caller believes to be in force.
-		if given[f.Name] && !strings.HasSuffix(f.Value.Type(), "Array") {
+		if given[f.Name] {
 			return fmt.Errorf("flag --%s is given twice", f.Name)
 		}
 		given[f.Name] = true

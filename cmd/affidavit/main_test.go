@@ -237,6 +237,11 @@ func TestManualJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for kind := range kinds {
+		if !strings.Contains(string(b), "`"+kind+"`") {
+			t.Errorf("kind `%s` of inspect isn't documented", kind)
+		}
+	}
 	for _, v := range []any{&appraisalJSON{}, &answerJSON{}, &logJSON{}, &intervalJSON{}, &leafJSON{}, &logPolicyJSON{}, &cosignatureJSON{}} {
 		j, err := json.Marshal(v)
 		if err != nil {

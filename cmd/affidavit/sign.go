@@ -66,7 +66,7 @@ is checked but its form and, for imports, the quote's digest and size.`,
 				if err != nil {
 					return 0, err
 				}
-				if err := c.writeFile(*out, entry.Bytes()); err != nil {
+				if err := c.write(*out, entry.Bytes()); err != nil {
 					return 0, err
 				}
 				digest := entry.StatementDigest()
@@ -117,7 +117,7 @@ func (s *signer) sign(c *console, keyFile string, args []string) (*record.Entry,
 
 	var quote []byte
 	if s.quote != "" {
-		b, err := c.read(s.quote)
+		b, err := c.readPublic(s.quote)
 		if err != nil {
 			return nil, err
 		}
@@ -136,7 +136,7 @@ func (s *signer) sign(c *console, keyFile string, args []string) (*record.Entry,
 		payload, err = s.importStatement(quote)
 	default:
 		name = args[0]
-		payload, err = c.read(name)
+		payload, err = c.readPublic(name)
 	}
 	if err != nil {
 		return nil, err

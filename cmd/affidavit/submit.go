@@ -63,6 +63,9 @@ itself, and "affidavit verify" is what finds a lie later.`,
 					return 0, usagef("--jobs %d: want 1 to 256", s.jobs)
 				}
 				cfg := client.Config{AllowPlainHTTP: *plain}
+				if _, err := client.New(*url, cfg); err != nil {
+					return 0, usagef("--log: %v", err)
+				}
 				b, err := c.readSecret(*token)
 				if err != nil {
 					return 0, err
@@ -117,7 +120,7 @@ func (s *submission) run(c *console, names []string) (int, error) {
 	var files []entryFile
 	outputs := make(map[string]string)
 	for _, name := range names {
-		b, err := c.read(name)
+		b, err := c.readPublic(name)
 		if err != nil {
 			return 0, err
 		}
@@ -210,8 +213,7 @@ func (s *submission) one(ctx context.Context, f entryFile) (string, error) {
 		return "", err
 	}
 	name := s.output(f.name) + ".tlog-proof"
-	var c console // for its writeFile only: names here are never "-"
-	if err := c.writeFile(name, proof.Bytes()); err != nil {
+	if err := writeFile(name, proof.Bytes()); err != nil {
 		return "", err
 	}
 	line := fmt.Sprintf("%d %x %s", proof.Index, f.entry.StatementDigest(), name)
@@ -227,7 +229,7 @@ func (s *submission) one(ctx context.Context, f entryFile) (string, error) {
 		return "", err
 	}
 	name = s.output(f.name) + ".affidavit"
-	return line + " " + name, c.writeFile(name, file)
+	return line + " " + name, writeFile(name, file)
 }
 
 // submitStatus returns the exit status for an error of a submission, and whether
