@@ -238,6 +238,8 @@ func TestModelRuns(t *testing.T) {
 		{"another provider", func(w *world) { w.run.ModelRun.Provider = "other" }, []verifier.Code{verifier.CodeModelRun}, verifier.SourceVerifier, verifier.StatusFailed},
 		{"more calls", func(w *world) { w.run.ModelRun.Calls.Size = 3 }, []verifier.Code{verifier.CodeModelRun}, verifier.SourceVerifier, verifier.StatusFailed},
 		{"before the start", func(w *world) { w.runPlace = w.startPlace - 1 }, []verifier.Code{verifier.CodeOrder}, verifier.SourceVerifier, verifier.StatusFailed},
+		{"in the start's place", func(w *world) { w.runPlace = w.startPlace }, []verifier.Code{verifier.CodeOrder}, verifier.SourceVerifier, verifier.StatusFailed},
+		{"in the end's place", func(w *world) { w.runPlace = w.finalPlace }, []verifier.Code{verifier.CodeOrder}, verifier.SourceVerifier, verifier.StatusFailed},
 		{"after the end", func(w *world) { w.runPlace = w.finalPlace + 1 }, []verifier.Code{verifier.CodeOrder}, verifier.SourceVerifier, verifier.StatusFailed},
 		{"not there", func(w *world) { w.final.Session.Models[0].ModelRun = digestp("other") }, []verifier.Code{verifier.CodeModelRun}, verifier.SourceVendor, verifier.StatusFailed},
 		{"not there, allowed", func(w *world) {
