@@ -101,10 +101,10 @@ Usage: affidavit COMMAND [FLAGS] [ARGUMENTS]
 
 Exit status:
   0   good
+  1   anything else, such as a file that can't be read
   3   genuine, but refused by the appraisal policy
   4   not genuine, or not logged
   64  wrong usage
-  1   anything else, such as a file that can't be read
 Over several inputs the worst counts: 4, then 1, then 3.
 
 Two policies, never mixed up: the log policy says whose signatures make a record
@@ -129,7 +129,18 @@ func (cmd *command) page() string {
 	}
 	fmt.Fprintf(&b, "\n%s\n\nWhat it trusts:\n%s\n", strings.TrimSpace(cmd.about), indent(cmd.trusts))
 	fs, _ := cmd.flags()
-	fmt.Fprintf(&b, "\nFlags:\n%s", fs.FlagUsagesWrapped(80))
+	b.WriteString("\nFlags:\n")
+	fs.VisitAll(func(f *pflag.Flag) {
+		value, text := pflag.UnquoteUsage(f)
+		name := "--" + f.Name
+		if f.Value.Type() == "bool" {
+			value = ""
+		}
+		if f.Shorthand != "" {
+			name = "-" + f.Shorthand + ", " + name
+		}
+		hang(&b, fmt.Sprintf("  %-26s  ", strings.TrimSpace(name+" "+value)), text)
+	})
 	fmt.Fprintf(&b, "\nExamples:\n%s", cmd.examples)
 	b.WriteString("\nExit status:\n")
 	exits := map[int]string{

@@ -52,8 +52,8 @@ appraisal policies and the log's file of vendors use.`,
 `,
 		exits: map[int]string{exitGood: "the key was made"},
 		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
-			kind := fs.String("type", "", "log, log-ml-dsa, witness, witness-ml-dsa, release or session")
-			name := fs.String("name", "", "`NAME` of the key: a log's origin, or a witness's name; release\nand session keys hold no name, and need none")
+			kind := fs.String("type", "", "`TYPE` of the key: log, log-ml-dsa, witness, witness-ml-dsa, release or session")
+			name := fs.String("name", "", "`NAME` of the key: a log's origin, or a witness's name; release and session keys hold no name, and need none")
 			out := fs.String("out", "", "new `FILE` for the private key")
 			return func(c *console, _ []string) (int, error) {
 				if err := require(fs, "type", "out"); err != nil {

@@ -110,23 +110,28 @@ func TestNoSecretsInOutput(t *testing.T) {
 
 // A bit flipped anywhere in a bundle or proof makes it worthless, whatever the
 // appraisal policy. Package bundle tries many more; this is the command.
-func TestEveryFlippedBitIsFound(t *testing.T) {
+func TestFlippedBits(t *testing.T) {
 	dir := fixtureDir(t)
 	for _, name := range []string{"session.affidavit", "release.tlog-proof"} {
 		good, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		step := len(good)/150 | 1
-		for i := 0; i < len(good); i += step {
+		// In a lone proof, a flipped name or key ID of a signature makes it one by
+		// an unknown key, which readers must ignore (c2sp.org/signed-note): the
+		// others still satisfy the quorum. Signatures are package checkpoint's.
+		end := len(good)
+		if note := bytes.Index(good, []byte("\n\n\u2014 ")); !isBundle(good) {
+			end = note
+		}
+		step := end/60 | 1
+		for i := 0; i < end; i += step {
 			b := bytes.Clone(good)
 			b[i] ^= 1 << (i % 8)
 			var out bytes.Buffer
 			c := &console{stdin: bytes.NewReader(b), stdout: &out, stderr: &out, now: time.Now}
 			args := verifyArgs(dir)
 			args[len(args)-1] = "-"
-			// The proof's extra line is not authenticated by itself, but holds the
-			// leaf, which is.
 			if status := run(c, args); status != exitNotGenuine {
 				t.Fatalf("%s: bit %d of byte %d: exit status %d\n%.300s", name, i%8, i, status, out.String())
 			}

@@ -53,7 +53,7 @@ is checked but its form and, for imports, the quote's digest and size.`,
 			fs.BoolVar(&s.vendorKey, "vendor-key", false, "make the key itself known; takes no statement")
 			fs.StringVar(&s.vendor, "vendor", "", "the vendor's `ID`, a URI, for statements that this command makes")
 			fs.StringVar(&s.quote, "quote", "", "`FILE` with the TDX quote of an import: raw, hexadecimal or base64")
-			fs.StringVar(&s.collectedOn, "collected-on", "", "`TIME` at which the quote was made, as the vendor says: RFC 3339, or\nseconds since 1970; the log judges the quote as of then")
+			fs.StringVar(&s.collectedOn, "collected-on", "", "`TIME` at which the quote was made, as the vendor says: RFC 3339, or seconds since 1970; the log judges the quote as of then")
 			fs.StringVar(&s.source, "source", "", "`URI` of where the quote came from")
 			return func(c *console, args []string) (int, error) {
 				if err := require(fs, "key", "out"); err != nil {

@@ -56,7 +56,7 @@ physical attack.`,
 			appraisalPolicy := fs.String("appraisal-policy", "", "`FILE` that says which records are good enough, in YAML")
 			root := rootFlag(fs)
 			collateral := fs.String("collateral", "", "`FILE` with the collateral of a lone .tlog-proof, in JSON")
-			quorumNone := fs.Bool("allow-quorum-none", false, "accept a log policy without witnesses: no time is proven, and the log\ncan show everybody another history")
+			quorumNone := fs.Bool("allow-quorum-none", false, "accept a log policy without witnesses: no time is proven, and the log can show everybody another history")
 			asJSON := jsonFlag(fs)
 			return func(c *console, args []string) (int, error) {
 				v := &verification{asJSON: *asJSON}
@@ -260,7 +260,7 @@ func (a *answer) subject() string {
 func (a *answer) print(c *console) {
 	w := c.stdout
 	if f := a.notProven; f != nil {
-		c.headline(a.status(), fmt.Sprintf("NOT PROVEN (%s): %s", a.reason(), clean(f.Err.Error())))
+		c.headline(a.status(), fmt.Sprintf("NOT PROVEN (%s): %s", a.reason(), a.cause()))
 		fmt.Fprintln(w)
 		hang(w, "File:  ", clean(a.file))
 		if f.Index != nil {
@@ -358,6 +358,15 @@ func (a *answer) reason() string {
 	return string(a.notProven.Rule)
 }
 
+// cause says in a sentence what reason says in a word.
+func (a *answer) cause() string {
+	err := a.notProven.Err
+	if e := new(verifier.NotGenuine); errors.As(err, &e) {
+		err = e.Err
+	}
+	return clean(strings.TrimPrefix(tdxCause(err).Error(), a.reason()+": "))
+}
+
 // answerJSON is the answer for scripts. Every member is always there; null or
 // empty where nothing is known.
 type answerJSON struct {
@@ -442,7 +451,7 @@ func (a *answer) json() *answerJSON {
 		return j
 	}
 	if f := a.notProven; f != nil {
-		j.Rule, j.Reason, j.Detail = string(f.Rule), a.reason(), f.Err.Error()
+		j.Rule, j.Reason, j.Detail = string(f.Rule), a.reason(), a.cause()
 		if f.Index != nil {
 			j.Index = *f.Index
 		}
@@ -493,52 +502,53 @@ trust domain. Put one of these into the appraisal policy:
 
   # 1. the measurements of an image that you reviewed or reproduced:
 `)
-	source := ""
+	vendor := "https://vendor.example"
 	var q *tdx.Quote
 	for _, name := range names {
 		raw, err := c.read(name)
 		if err != nil {
 			continue
 		}
-		if q = quoteIn(raw); q != nil {
-			source = name
-			break
+		e := subjectIn(raw)
+		if e == nil || e.Quote() == nil {
+			continue
 		}
-	}
-	if q == nil {
-		b.WriteString(`  measurements:
-    - name: the image that I reviewed
-      mrtd: 96 hexadecimal digits
-      rtmr0: 96 hexadecimal digits, or any
-      rtmr1: 96 hexadecimal digits, or any
-      rtmr2: 96 hexadecimal digits, or any
-      rtmr3: 96 hexadecimal digits, or any
-`)
-	} else {
+		if q, err = tdx.ParseQuote(e.Quote()); err != nil {
+			continue
+		}
 		fmt.Fprintf(&b, `  # WARNING: these values come from %s itself, which nobody has
   # verified. Pin them only after you got the same ones from a build of your own, or
-  # from somebody whom you trust: or you trust whoever made that file.
-  measurements:
-    - name: the image that I reviewed
-      mrtd: "%x"
-`, clean(source), q.Body.MRTD)
-		for i, r := range q.Body.RTMR {
-			fmt.Fprintf(&b, "      rtmr%d: \"%x\"\n", i, r)
+  # from somebody whom you trust. Else you trust whoever made that file.
+`, clean(name))
+		vendor = clean(e.Statement().Vendor)
+		break
+	}
+	b.WriteString("  measurements:\n    - name: the image that I reviewed\n")
+	for i, name := range []string{"mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"} {
+		switch {
+		case q == nil && i == 0:
+			fmt.Fprintf(&b, "      %s: 96 hexadecimal digits\n", name)
+		case q == nil:
+			fmt.Fprintf(&b, "      %s: 96 hexadecimal digits, or any\n", name)
+		case i == 0:
+			fmt.Fprintf(&b, "      %s: \"%x\"\n", name, q.Body.MRTD)
+		default:
+			fmt.Fprintf(&b, "      %s: \"%x\"\n", name, q.Body.RTMR[i-1])
 		}
 	}
-	b.WriteString(`
-  # 2. or the release key of a vendor whom you trust to say what its images measure,
-  # as the vendor has given it to you, not as found in the file:
+	fmt.Fprintf(&b, `
+  # 2. or the release key of a vendor whom you trust to say what its images measure.
+  # Get it from the vendor, and not out of the file:
   release-keys:
-    - vendor: https://vendor.example
-      keys: [the key in base64, as printed by "affidavit keygen --type release"]
-`)
+    - vendor: %s
+      keys: [the key in base64, as "affidavit keygen --type release" printed it]
+`, vendor)
 	return usagef("%s", b.String())
 }
 
-// quoteIn returns the quote of the record that a bundle or proof is about, or
-// nil. Nothing about it is verified.
-func quoteIn(b []byte) *tdx.Quote {
+// subjectIn returns the entry that a bundle or proof is about, or nil. Nothing
+// about it is verified.
+func subjectIn(b []byte) *record.Entry {
 	var extra []byte
 	if isBundle(b) {
 		bun, err := bundle.Parse(b)
@@ -557,13 +567,11 @@ func quoteIn(b []byte) *tdx.Quote {
 	if err != nil {
 		return nil
 	}
-	l, ok := leaf.(*record.RecordLeaf)
-	if !ok || l.Entry.Quote() == nil {
-		return nil
+	switch l := leaf.(type) {
+	case *record.RecordLeaf:
+		return l.Entry
+	case *record.VendorLeaf:
+		return l.Entry
 	}
-	q, err := tdx.ParseQuote(l.Entry.Quote())
-	if err != nil {
-		return nil
-	}
-	return q
+	return nil
 }
