@@ -102,20 +102,29 @@ func (b *Bastion) serve(ctx context.Context) error {
 	}
 	b.Logger.Info("connected to bastion", "bastion", b.Addr, "prefix", b.Prefix())
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	// "After opening the connection, the backend starts serving HTTP/2 traffic on
-	// it as if it was a client-initiated connection." For net/http that is
-	// HTTP/2 without TLS on a connection that happens to be one of TLS.
-	srv := NewServer(b.Handler)
-	srv.Protocols = new(http.Protocols)
-	srv.Protocols.SetUnencryptedHTTP2(true)
-	srv.HTTP2 = &http.HTTP2Config{SendPingTimeout: time.Minute, PingTimeout: 15 * time.Second}
-	srv.IdleTimeout = 0 // the connection must stay, also while nobody asks
-	err = srv.Serve(&oneListener{conn: conn, closed: make(chan struct{})})
+	err = b.server().Serve(&oneListener{conn: conn, closed: make(chan struct{})})
 	if errors.Is(err, net.ErrClosed) {
 		return errors.New("closed")
 	}
 	return err
 }
+
+// server returns a server for the connection. "After opening the connection, the
+// backend starts serving HTTP/2 traffic on it as if it was a client-initiated
+// connection." For net/http that is HTTP/2 without TLS, on a connection that
+// happens to be one of TLS.
+func (b *Bastion) server() *http.Server {
+	s := NewServer(b.Handler)
+	s.Protocols = new(http.Protocols)
+	s.Protocols.SetUnencryptedHTTP2(true)
+	// The connection must stay while nobody asks, and pings tell whether the
+	// bastion is still there. Zero would stand for ReadTimeout here.
+	s.ReadHeaderTimeout, s.IdleTimeout = forever, forever
+	s.HTTP2 = &http.HTTP2Config{SendPingTimeout: time.Minute, PingTimeout: 15 * time.Second}
+	return s
+}
+
+const forever = 10 * 365 * 24 * time.Hour
 
 // A oneListener accepts one connection, and ends when that does.
 type oneListener struct {

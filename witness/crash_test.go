@@ -36,6 +36,9 @@ func crashingWitness(state, die string) int {
 	_, err := os.Stat(state)
 	cfg := Config{Name: testName, Keys: testKeys(t), State: state, Init: errors.Is(err, os.ErrNotExist)}
 	cfg.Logs = []Log{{Origin: l.origin, Key: l.key.Verifier()}}
+	if list := os.Getenv("WITNESS_TEST_LIST"); list != "" {
+		cfg.LogLists = []string{list}
+	}
 	w, err := Open(cfg)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -60,14 +63,14 @@ func crashingWitness(state, die string) int {
 }
 
 // startCrashing starts a witness process and returns its URL.
-func startCrashing(t *testing.T, state, die string) (url string, cmd *exec.Cmd) {
+func startCrashing(t testing.TB, state, die string, env ...string) (url string, cmd *exec.Cmd) {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd = exec.Command(exe)
-	cmd.Env = append(os.Environ(), "WITNESS_TEST_STATE="+state, "WITNESS_TEST_DIE="+die)
+	cmd.Env = append(append(os.Environ(), env...), "WITNESS_TEST_STATE="+state, "WITNESS_TEST_DIE="+die)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -229,7 +229,10 @@ func TestBastion(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	// Not a bastion: another protocol, or a certificate of nobody.
+	if s := b.server(); s.IdleTimeout < 24*time.Hour || s.ReadHeaderTimeout < 24*time.Hour {
+		t.Error("an idle connection would end") // net/http falls back on ReadTimeout
+	}
+	// Not the bastion: a certificate that nobody vouches for.
 	b.RootCAs = x509.NewCertPool()
 	go func() {
 		if c, err := ln.Accept(); err == nil {
