@@ -278,16 +278,29 @@ func TestClockBefore1970(t *testing.T) {
 func TestOverload(t *testing.T) {
 	cfg := testConfig(t, newTestLog(t, "log.example/a", 5))
 	w := startWitness(t, cfg)
-	slots := make(chan struct{}, 1)
-	slots <- struct{}{}
-	h := w.post("add-checkpoint", slots, w.addCheckpoint)
-	rw := httptest.NewRecorder()
-	req, err := http.NewRequest("POST", "/add-checkpoint", bytes.NewReader(nil))
-	if err != nil {
-		t.Fatal(err)
+	s := slots{large: make(chan struct{}, 1), inFlight: make(chan struct{}, 1)}
+	try := func(size int) *httptest.ResponseRecorder {
+		rw := httptest.NewRecorder()
+		w.post("add-checkpoint", s, w.addCheckpoint)(rw, httptest.NewRequest("POST", "/add-checkpoint", bytes.NewReader(make([]byte, size))))
+		return rw
 	}
-	h(rw, req)
-	if rw.Code != 503 || rw.Header().Get("Retry-After") != "1" {
-		t.Errorf("status %d, Retry-After %q", rw.Code, rw.Header().Get("Retry-After"))
+	for range 3 { // slots are given back
+		for _, size := range []int{0, smallBody - 1, smallBody, smallBody + 1, maxBody} {
+			if rw := try(size); rw.Code != 400 {
+				t.Errorf("%d bytes: status %d, want 400", size, rw.Code)
+			}
+		}
+	}
+	busy := func(rw *httptest.ResponseRecorder) bool {
+		return rw.Code == 503 && rw.Header().Get("Retry-After") == "1"
+	}
+	s.large <- struct{}{}
+	if !busy(try(smallBody+1)) || busy(try(smallBody-1)) {
+		t.Error("large bodies are under way: want 503 for another, and for no small one")
+	}
+	<-s.large
+	s.inFlight <- struct{}{}
+	if !busy(try(0)) || !busy(try(maxBody)) {
+		t.Error("requests are under way: want 503")
 	}
 }

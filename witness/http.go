@@ -10,6 +10,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/pprof"
+	"net/url"
 	"strconv"
 	"sync"
 	"time"
@@ -22,10 +23,32 @@ const (
 	// signatures of 5 kB ([checkpoint.MaxNote]) and a proof of 63 hashes.
 	maxBody = 128 << 10
 
-	// maxInFlight is how many requests are handled at once. More wait in the
-	// clients: each may hold maxBody bytes.
+	// smallBody is enough for logs with a few signatures. Larger bodies are read
+	// maxLarge at a time, so that many connections can't fill the memory.
+	smallBody = 16 << 10
+	maxLarge  = 128
+
+	// maxInFlight is how many requests are handled at once. To more, the answer
+	// is 503.
 	maxInFlight = 512
 )
+
+// slots bound the work under way.
+type slots struct{ large, inFlight chan struct{} }
+
+func newSlots() slots {
+	return slots{make(chan struct{}, maxLarge), make(chan struct{}, maxInFlight)}
+}
+
+// take takes a slot of c. The error is a *refusal.
+func (slots) take(c chan struct{}) (release func(), err error) {
+	select {
+	case c <- struct{}{}:
+		return func() { <-c }, nil
+	default:
+		return nil, &refusal{status: http.StatusServiceUnavailable, retry: time.Second, msg: "too many requests at once"}
+	}
+}
 
 // NewServer returns a server for one of w's handlers with limits that suit a
 // witness: small headers, quick requests, long idle connections, since "Clients
@@ -49,7 +72,7 @@ func NewServer(h http.Handler) *http.Server {
 //	GET /<origin hash>/evidence        proofs that the log forked, if there are
 func (w *Witness) Handler() http.Handler {
 	mux := http.NewServeMux()
-	slots := make(chan struct{}, maxInFlight)
+	slots := newSlots()
 	mux.HandleFunc("POST /add-checkpoint", w.post("add-checkpoint", slots, w.addCheckpoint))
 	if w.signsSubtrees() {
 		mux.HandleFunc("POST /sign-subtree", w.post("sign-subtree", slots, w.signSubtree))
@@ -76,20 +99,10 @@ func (w *Witness) MetricsHandler() http.Handler {
 }
 
 // post returns the handler of a call that maps a body to signature lines.
-func (w *Witness) post(call string, slots chan struct{}, f func(body []byte) ([]byte, error)) http.HandlerFunc {
+func (w *Witness) post(call string, s slots, f func(body []byte) ([]byte, error)) http.HandlerFunc {
 	return func(rw http.ResponseWriter, req *http.Request) {
 		start := time.Now()
-		var lines []byte
-		body, err := readBody(rw, req)
-		if err == nil {
-			select {
-			case slots <- struct{}{}:
-				lines, err = f(body)
-				<-slots
-			default:
-				err = &refusal{status: http.StatusServiceUnavailable, retry: time.Second, msg: "too many requests at once"}
-			}
-		}
+		lines, err := handle(rw, req, s, f)
 		status := http.StatusOK
 		if err != nil {
 			status = w.answerError(rw, call, err)
@@ -102,23 +115,37 @@ func (w *Witness) post(call string, slots chan struct{}, f func(body []byte) ([]
 	}
 }
 
-// readBody reads a body of at most maxBody bytes. The error is a *refusal.
-func readBody(rw http.ResponseWriter, req *http.Request) ([]byte, error) {
+// handle reads a body of at most maxBody bytes and calls f with it.
+func handle(rw http.ResponseWriter, req *http.Request, s slots, f func(body []byte) ([]byte, error)) ([]byte, error) {
 	tooLarge := refuse(http.StatusRequestEntityTooLarge, "the request has more than %d bytes", maxBody)
 	if req.ContentLength > maxBody {
 		return nil, tooLarge
 	}
+	body := http.MaxBytesReader(rw, req.Body, maxBody)
 	var b bytes.Buffer
-	if req.ContentLength > 0 {
-		b.Grow(int(req.ContentLength) + bytes.MinRead)
-	}
-	if _, err := b.ReadFrom(http.MaxBytesReader(rw, req.Body, maxBody)); err != nil {
+	_, err := io.CopyN(&b, body, smallBody)
+	if err == nil { // there may be more
+		release, err := s.take(s.large)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		_, err = b.ReadFrom(body)
 		if errors.As(err, new(*http.MaxBytesError)) {
 			return nil, tooLarge
 		}
+		if err != nil {
+			return nil, refuse(http.StatusBadRequest, "reading the request: %v", err)
+		}
+	} else if err != io.EOF {
 		return nil, refuse(http.StatusBadRequest, "reading the request: %v", err)
 	}
-	return b.Bytes(), nil
+	release, err := s.take(s.inFlight)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return f(b.Bytes())
 }
 
 // answerError translates an error to an answer, and returns its status.
@@ -252,11 +279,18 @@ func (w *Witness) pageData() any {
 		Failed    bool
 		Logs      []pageLog
 	}{
-		Name: w.cfg.Name, URL: w.cfg.PublicURL, Lists: w.cfg.LogLists, Interval: w.cfg.LogListInterval,
+		Name: w.cfg.Name, URL: w.cfg.PublicURL, Interval: w.cfg.LogListInterval,
 		Subtrees: w.signsSubtrees(), Failed: w.Err() != nil,
 	}
 	for _, k := range w.cfg.Keys {
 		d.VKeys = append(d.VKeys, k.VKey())
+	}
+	for _, where := range w.cfg.LogLists {
+		if u, err := url.Parse(where); err == nil && isURL(where) {
+			d.Lists = append(d.Lists, u.Redacted())
+		} else {
+			d.Lists = append(d.Lists, "a file") // its path is nobody's business
+		}
 	}
 	for _, l := range w.all() {
 		p := pageLog{Origin: l.origin, Hash: originHash(l.origin), Held: l.held.Load(), Forks: l.forkCount.Load()}

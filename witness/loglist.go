@@ -82,9 +82,6 @@ func ParseLogList(b []byte) ([]Log, error) {
 			l = Log{Origin: k.Name(), Key: k}
 			want = origin
 		case keyword == "origin" && want == origin:
-			if arg == "" {
-				return nil, bad("empty origin")
-			}
 			l.Origin = arg
 			want = qpd
 		case keyword == "qpd" && (want == origin || want == qpd):
@@ -97,6 +94,9 @@ func ParseLogList(b []byte) ([]Log, error) {
 		case keyword == "contact" && want == contact:
 			if arg == "" {
 				return nil, bad("empty contact")
+			}
+			if err := checkLog(l); err != nil {
+				return nil, bad("%v", err)
 			}
 			if seen[l.Origin] {
 				return nil, bad("origin %q is there twice", l.Origin)

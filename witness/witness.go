@@ -20,6 +20,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/time/rate"
 
@@ -275,9 +276,16 @@ func (w *Witness) addConfigured(l Log) error {
 	return w.add(l)
 }
 
+// maxOrigin is the length in bytes of the longest origin. Notes could hold longer
+// ones; the database's keys and the metrics' labels had better not.
+const maxOrigin = 1024
+
 func checkLog(l Log) error {
-	if l.Key == nil || l.Origin == "" || strings.ContainsFunc(l.Origin, func(r rune) bool { return r < 0x20 }) {
-		return fmt.Errorf("log %q: no origin or no key", l.Origin)
+	if l.Key == nil {
+		return fmt.Errorf("log %q: no key", l.Origin)
+	}
+	if l.Origin == "" || len(l.Origin) > maxOrigin || !utf8.ValidString(l.Origin) || strings.ContainsFunc(l.Origin, func(r rune) bool { return r < 0x20 }) {
+		return fmt.Errorf("log %.300q: the origin must be a line of UTF-8 of 1 to %d bytes", l.Origin, maxOrigin)
 	}
 	if k := l.Key.Kind(); k != checkpoint.Ed25519 && k != checkpoint.CosignatureMLDSA44 {
 		return fmt.Errorf("log %q: key is of type %02x (%v), want a log's: 01 or 06", l.Origin, byte(k), k)

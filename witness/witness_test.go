@@ -585,8 +585,10 @@ func TestOpen(t *testing.T) {
 		{"a key twice", func(c *Config) { c.Keys[1] = c.Keys[0] }, "twice"},
 		{"log twice", func(c *Config) { c.Logs = append(c.Logs, c.Logs[0]) }, "twice"},
 		{"witness's key as log's", func(c *Config) { c.Logs[0].Key = c.Keys[0].Verifier() }, "type 04"},
-		{"no origin", func(c *Config) { c.Logs[0].Origin = "" }, "no origin"},
-		{"origin of two lines", func(c *Config) { c.Logs[0].Origin = "a\nb" }, "no origin"},
+		{"no origin", func(c *Config) { c.Logs[0].Origin = "" }, "origin"},
+		{"origin of two lines", func(c *Config) { c.Logs[0].Origin = "a\nb" }, "origin"},
+		{"origin isn't UTF-8", func(c *Config) { c.Logs[0].Origin = "a\xff" }, "origin"},
+		{"long origin", func(c *Config) { c.Logs[0].Origin = strings.Repeat("o", maxOrigin+1) }, "origin"},
 		{"negative limit", func(c *Config) { c.Logs[0].QPD = -1 }, "queries"},
 		{"list that isn't there", func(c *Config) { c.LogLists = []string{filepath.Join(t.TempDir(), "list")} }, "no such file"},
 	} {
@@ -671,6 +673,9 @@ func TestPages(t *testing.T) {
 	}
 	if a.header.Get("Content-Security-Policy") == "" {
 		t.Error("no Content-Security-Policy")
+	}
+	if strings.Contains(a.body, list) {
+		t.Error("the page shows a path of this machine")
 	}
 	w.do("GET", "/nothing", nil).check(t, "unknown path", 404, "")
 	w.do("GET", "/metrics", nil).check(t, "metrics on the public address", 404, "")

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/affidavit-log/affidavit/log/checkpoint"
@@ -41,6 +42,10 @@ without --recover: whoever makes a witness forget what it cosigned can fork a lo
 The exit status is 64 for wrong usage, 1 if the witness couldn't start or had to stop.
 
 `
+
+// maxConns bounds connections to each address, and with them memory: each may
+// hold a request of some kilobytes.
+const maxConns = 4096
 
 func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
 
@@ -89,6 +94,9 @@ func run(args []string, stderr io.Writer) int {
 		if err != nil {
 			return fail(fmt.Errorf("%s: %w", name, err))
 		}
+		if fi, err := os.Stat(name); err == nil && fi.Mode()&0o077 != 0 {
+			c.Logger.Warn("others can read this key", "file", name, "mode", fi.Mode())
+		}
 		c.Keys = append(c.Keys, k)
 	}
 	for _, name := range *agentKeys {
@@ -136,6 +144,7 @@ func run(args []string, stderr io.Writer) int {
 			return err
 		}
 		c.Logger.Info("listening", "what", what, "addr", l.Addr().String())
+		l = netutil.LimitListener(l, maxConns)
 		s := witness.NewServer(h)
 		g.Go(func() error {
 			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
