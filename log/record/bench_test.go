@@ -5,8 +5,6 @@ import (
 	"crypto/sha512"
 	"encoding/json"
 	"io"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -17,33 +15,21 @@ import (
 // and the one SHA-512 that REPORTDATA costs.
 
 func benchStatement(b *testing.B, f func(b *testing.B, payload []byte)) {
-	pretty, err := os.ReadFile(filepath.Join("..", "..", "testdata", "record", "statements", "session.json"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	if pretty, err = indent(pretty); err != nil {
-		b.Fatal(err)
-	}
-	var compact bytes.Buffer
-	if err := json.Compact(&compact, pretty); err != nil {
+	compact := vector(b, "statements/session.json")
+	var pretty bytes.Buffer
+	if err := json.Indent(&pretty, compact, "", "  "); err != nil {
 		b.Fatal(err)
 	}
 	for _, tt := range []struct {
 		name    string
 		payload []byte
-	}{{"compact", compact.Bytes()}, {"indented", pretty}} {
+	}{{"compact", compact}, {"indented", pretty.Bytes()}} {
 		b.Run(tt.name, func(b *testing.B) {
 			b.SetBytes(int64(len(tt.payload)))
 			b.ReportAllocs()
 			f(b, tt.payload)
 		})
 	}
-}
-
-func indent(b []byte) ([]byte, error) {
-	var out bytes.Buffer
-	err := json.Indent(&out, b, "", "  ")
-	return out.Bytes(), err
 }
 
 func BenchmarkParseStatement(b *testing.B) {
@@ -86,4 +72,36 @@ func BenchmarkStatementDigest(b *testing.B) {
 			StatementDigest(PayloadType, payload)
 		}
 	})
+}
+
+// BenchmarkParseEnvelope is an entry but for its statement.
+func BenchmarkParseEnvelope(b *testing.B) {
+	entry := vector(b, "entries/session.bin")
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := parseEnvelope(entry); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkParseLeaf is all that a reader of the log does to a leaf before it verifies it.
+func BenchmarkParseLeaf(b *testing.B) {
+	leaf := vector(b, "leaves/session.bin")
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := ParseLeaf(leaf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkParseEntryJSON(b *testing.B) {
+	entry := vector(b, "entries/session.json")
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := ParseEntryJSON(entry); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -540,7 +540,7 @@ func (c *codec) base64(v *[]byte, min, max int) {
 	if !ok {
 		return
 	}
-	if strings.ContainsAny(s, "\r\n") { // an escaped newline, where escapes are allowed
+	if c.escapes && strings.ContainsAny(s, "\r\n") { // without escapes, there can't be one
 		c.failf("newline in base64")
 		return
 	}

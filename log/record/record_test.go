@@ -465,8 +465,9 @@ func TestVerifySignature(t *testing.T) {
 	if err := e.VerifySignature(key); err != nil {
 		t.Fatal(err)
 	}
-	if err := e.VerifySignature(ed25519.NewKeyFromSeed(make([]byte, 32)).Public().(ed25519.PublicKey)); err == nil {
-		t.Error("another key's signature verifies")
+	other := ed25519.NewKeyFromSeed(make([]byte, 32)).Public().(ed25519.PublicKey)
+	if err := e.VerifySignature(other); err == nil || !strings.Contains(err.Error(), "signed by key "+e.KeyID) {
+		t.Errorf("another key: %v", err)
 	}
 	if err := e.VerifySignature(key[:31]); err == nil {
 		t.Error("a short key is taken")
@@ -531,10 +532,12 @@ func TestLargest(t *testing.T) {
 	tooLarge("action", err)
 	_, err = ParseDisclosure(make([]byte, MaxDisclosure+1))
 	tooLarge("disclosure", err)
-	note := &TimeLeaf{LoggedAt: 1, Note: make([]byte, MaxNote)}
-	if b := note.Bytes(); len(b) != MaxLeaf {
+	b := (&TimeLeaf{LoggedAt: 1, Note: make([]byte, MaxNote)}).Bytes()
+	if len(b) != MaxLeaf {
 		t.Errorf("the largest note makes a leaf of %d bytes", len(b))
 	}
+	_, err = ParseLeaf(append(b, 0))
+	tooLarge("time leaf of 65,536 bytes", err)
 }
 
 // A leaf whose bytes ParseLeaf would refuse can't be made.

@@ -57,11 +57,15 @@ func findPredicateType(payload []byte) (string, bool) {
 	const name = `"predicateType"`
 	const space = " \t\r\n"
 	for {
-		i := bytes.Index(payload, []byte(name))
+		i := bytes.Index(payload, []byte(name[1:])) // a rare first byte is found faster
 		if i < 0 {
 			return "", false
 		}
-		payload = payload[i+len(name):]
+		start := payload[:i]
+		payload = payload[i+len(name)-1:]
+		if !bytes.HasSuffix(start, []byte(name[:1])) {
+			continue
+		}
 		v, ok := bytes.CutPrefix(bytes.TrimLeft(payload, space), []byte(":"))
 		if !ok {
 			continue

@@ -127,6 +127,7 @@ func (g *generator) refuseStatements() {
 	row("noncharacter in a text", release, "\u2713", "\U0001FFFE", "U+1FFFE")
 	row("letter that isn't ASCII in a name", start, `"pkg:oci/sandbox"`, "\"pkg:oci/s\u0430ndbox\"", "contains")
 	row("name that begins with a space", start, `"pkg:oci/sandbox"`, `" pkg:oci/sandbox"`, "begins or ends with a space")
+	row("name that ends with a space", start, `"pkg:oci/sandbox"`, `"pkg:oci/sandbox "`, "begins or ends with a space")
 	row("name of 256 bytes", start, `"pkg:oci/sandbox"`, `"`+strings.Repeat("a", 256)+`"`, "has 256 bytes")
 	row("word of 65 bytes", final, `"ephemeral-keys"`, `"`+strings.Repeat("a", 65)+`"`, "has 65 bytes")
 	row("word with a capital letter", final, `"ephemeral-keys"`, `"Ephemeral-keys"`, `contains "E"`)
@@ -182,6 +183,10 @@ func (g *generator) refuseStatements() {
 		{"time of month 13", "2026-13-24T07:00:03Z"},
 		{"time of hour 24", "2026-11-24T24:00:00Z"},
 		{"time of a leap second", "2026-12-31T23:59:60Z"},
+		{"time of second 60", "2026-11-24T07:00:60Z"},
+		{"time of minute 60", "2026-11-24T07:60:03Z"},
+		{"time of day 0", "2026-11-00T07:00:03Z"},
+		{"time of month 0", "2026-00-24T07:00:03Z"},
 		{"time before 1970", "1969-12-31T23:59:59Z"},
 		{"time with a sign", "+026-11-24T07:00:03Z"},
 		{"date only", "2026-11-24"},
@@ -375,6 +380,7 @@ func (g *generator) refuseBytes() {
 		{"evidence digest before the quote", start, evidence, len(g.entry["session-start"].Bytes()) - evidence, "0033" + "02002c" + hexOf(made("event log")) + "0000000000000001" + "03" + hx("a/b") + "01000101", "needs a TDX quote as first evidence"},
 		{"evidence digest of size 0", start, evidence, len(g.entry["session-start"].Bytes()) - evidence, "0033" + "01000101" + "02002c" + hexOf(made("event log")) + "0000000000000000" + "03" + hx("a/b"), "evidence of 0 bytes"},
 		{"evidence digest with trailing data", start, evidence, len(g.entry["session-start"].Bytes()) - evidence, "0034" + "01000101" + "02002d" + hexOf(made("event log")) + "0000000000000001" + "03" + hx("a/b") + "00", "trailing data"},
+		{"19 evidence items", start, evidence, len(g.entry["session-start"].Bytes()) - evidence, fmt.Sprintf("%04x", 19*4) + strings.Repeat("01000101", 19), "more than 18 evidence items"},
 		{"evidence with a length beyond the end", start, evidence, len(g.entry["session-start"].Bytes()) - evidence, "0004" + "01000201", "truncated evidence"},
 		{"vendor's entry with a quote", vendor, -3, 2, "0004" + "01000101", "has no evidence"},
 		{"vendor key signed by another key", vendor, -1 - 2 - 64 - 2 - 64, 64, hx(record.KeyID(record.SPKI(public(g.session["session key"])))), "is not the statement's key.keyid"},
@@ -482,6 +488,7 @@ func (g *generator) refuseOthers() {
 		[4]string{"copy that says something else", `{"action":{"arguments"`, `{"action":{"result":{"sha256":"` + hexOf(made("x")) + `"},"arguments"`, "something else than disclosure.bytes"},
 		[4]string{"salt of 31 bytes", salt, b64(digestBytes("salt 3 of actions")[1:]), "not strict base64 of 32 bytes"},
 		[4]string{"salt with spare bits", salt, spareBits(salt), "not strict base64 of 32 bytes"},
+		[4]string{"bytes with an escaped newline", bytesMember, `"bytes":"` + b64(doc)[:64] + `\n` + b64(doc)[64:] + `"`, "newline in base64"},
 		[4]string{"no salt", `"salt":"` + salt + `",`, "", `missing member "salt"`},
 		[4]string{"index of another action", `"index":3,"rootHash"`, `"index":2,"rootHash"`, "but the document's index is 3"},
 		[4]string{"index beyond the tree", `"treeSize":5`, `"treeSize":3`, "is not below treeSize 3"},
@@ -500,6 +507,7 @@ func (g *generator) refuseOthers() {
 		[4]string{"document with an attribute name in upper case", bytesMember, inBytes(`"error.type"`, `"error.Type"`), "words in lower case"},
 		[4]string{"document with a trace id in upper case", bytesMember, inBytes(`"traceId":"`, `"traceId":"A`), "32 lowercase hexadecimal digits"},
 		[4]string{"document with a span id of zeros", bytesMember, inBytes(`"spanId":"`+spanOf(doc)+`"`, `"spanId":"0000000000000000"`), "an id of zeros"},
+		[4]string{"document with a trace id of zeros", bytesMember, inBytes(`"traceId":"`+between(doc, `"traceId":"`, `"`)+`"`, `"traceId":"`+strings.Repeat("0", 32)+`"`), "an id of zeros"},
 		[4]string{"document with an unknown outcome", bytesMember, inBytes(`"outcome":"blocked"`, `"outcome":"ok"`), "is not one of"},
 		[4]string{"document with half a surrogate pair", bytesMember, inBytes(`"error.type":"egress_denied"`, `"error.type":"\ud800"`), "surrogate"},
 		[4]string{"document with trailing data", bytesMember, `"bytes":"` + b64(append(append([]byte{}, doc...), '1')) + `"`, "trailing data"},
