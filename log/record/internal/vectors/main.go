@@ -33,8 +33,16 @@ func main() {
 	}
 }
 
-// run writes into a new directory, so that no vector of the past stays behind.
+// run writes into a new directory, so that no vector of the past stays behind. It
+// removes an old one, if that is what the directory is.
 func run(dir string) error {
+	old, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "vectors.json")); err != nil && len(old) > 0 {
+		return fmt.Errorf("%s holds something else than vectors: %w", dir, err)
+	}
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
