@@ -27,7 +27,8 @@ func TestMain(m *testing.M) {
 // TestScripts runs the sessions in testdata. Each has the files of newFixtures
 // in its directory, and a log at $LOG.
 func TestScripts(t *testing.T) {
-	files := newFixtures(t)
+	// Scripts run at the same time, and submit changes the log under the others.
+	reading, writing := newFixtures(t), newFixtures(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                "testdata",
 		RequireUniqueNames: true,
@@ -38,6 +39,10 @@ func TestScripts(t *testing.T) {
 			"jsonkeys": cmdJSONKeys,
 		},
 		Setup: func(e *testscript.Env) error {
+			files := reading
+			if filepath.Base(e.WorkDir) == "script-submit" {
+				files = writing
+			}
 			for name, data := range files.all {
 				if err := os.WriteFile(filepath.Join(e.WorkDir, name), data, 0o600); err != nil {
 					return err
