@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sync/errgroup"
 
@@ -41,15 +43,16 @@ func (c *Client) AssembleBundleOf(ctx context.Context, statement record.Digest) 
 
 // assembler gathers leaves by index.
 type assembler struct {
-	c      *Client
-	leaves map[uint64]record.Leaf
-	queue  []uint64
-	blobs  map[record.Digest][]byte
-	size   uint64 // of the largest checkpoint seen
+	c       *Client
+	subject uint64
+	leaves  map[uint64]record.Leaf
+	queue   []uint64
+	blobs   map[record.Digest][]byte
+	size    uint64 // of the largest checkpoint seen
 }
 
 func (c *Client) assemble(ctx context.Context, subject *checkpoint.Proof) (*bundle.Bundle, error) {
-	a := &assembler{c: c, leaves: make(map[uint64]record.Leaf), blobs: make(map[record.Digest][]byte)}
+	a := &assembler{c: c, subject: subject.Index, leaves: make(map[uint64]record.Leaf), blobs: make(map[record.Digest][]byte)}
 	if err := a.add(subject); err != nil {
 		return nil, err
 	}
@@ -63,7 +66,7 @@ func (c *Client) assemble(ctx context.Context, subject *checkpoint.Proof) (*bund
 			return nil, fmt.Errorf("leaf %d has more than %d linked leaves, too many for one bundle", subject.Index, bundle.MaxProofs)
 		}
 	}
-	return a.finish(ctx, subject.Index)
+	return a.finish(ctx)
 }
 
 // add takes up a leaf.
@@ -108,6 +111,11 @@ func (a *assembler) follow(ctx context.Context, index uint64) error {
 		return a.components(ctx, leaf)
 
 	case *record.VendorLeaf:
+		if index == a.subject {
+			if err := a.covering(ctx, index); err != nil {
+				return err
+			}
+		}
 		return a.vendorKey(ctx, leaf.Entry)
 
 	case *record.RecordLeaf:
@@ -117,8 +125,7 @@ func (a *assembler) follow(ctx context.Context, index uint64) error {
 				return err
 			}
 		}
-		p, err := a.c.ProofCovering(ctx, index)
-		if err := a.want("covering time leaf", p, err); err != nil {
+		if err := a.covering(ctx, index); err != nil {
 			return err
 		}
 		if leaf.Entry.Profile != record.ProfileStatement {
@@ -131,6 +138,12 @@ func (a *assembler) follow(ctx context.Context, index uint64) error {
 	return nil
 }
 
+// covering takes up the time leaf that bounds the time of the leaf at index from above.
+func (a *assembler) covering(ctx context.Context, index uint64) error {
+	p, err := a.c.ProofCovering(ctx, index)
+	return a.want("covering time leaf", p, err)
+}
+
 // statement takes up what a record's statement refers to.
 func (a *assembler) statement(ctx context.Context, index uint64, s *record.Statement) error {
 	if f := s.Freshness(); f != nil {
@@ -140,8 +153,8 @@ func (a *assembler) statement(ctx context.Context, index uint64, s *record.State
 		}
 	}
 	if e := s.Environment(); e != nil {
-		p, err := a.c.ProofByRelease(ctx, s.Vendor, e.Release.SHA256)
-		// A release logged after the record says nothing about it.
+		// A release logged after the record says nothing about it. A log that can, finds the newest one before it.
+		p, err := a.c.proofByRelease(ctx, s.Vendor, e.Release.SHA256, url.Values{"before": {strconv.FormatUint(index, 10)}})
 		if err != nil || p.Index < index {
 			if err := a.want("release", p, err); err != nil {
 				return err
@@ -208,7 +221,7 @@ func (a *assembler) components(ctx context.Context, leaf *record.CollateralLeaf)
 }
 
 // finish puts all leaves under one checkpoint.
-func (a *assembler) finish(ctx context.Context, subject uint64) (*bundle.Bundle, error) {
+func (a *assembler) finish(ctx context.Context) (*bundle.Bundle, error) {
 	// An answer from a cache or another frontend can be older than what we have seen.
 	tree, err := a.c.Tree(ctx)
 	for pause := firstPoll; err == nil && tree.cp.Size < a.size; pause *= 2 {
@@ -224,7 +237,7 @@ func (a *assembler) finish(ctx context.Context, subject uint64) (*bundle.Bundle,
 		return nil, err
 	}
 
-	b := &bundle.Bundle{Subject: subject, Blobs: a.blobs, Consistency: make(map[uint64][][32]byte)}
+	b := &bundle.Bundle{Subject: a.subject, Blobs: a.blobs, Consistency: make(map[uint64][][32]byte)}
 	for _, index := range slices.Sorted(maps.Keys(a.leaves)) {
 		p, err := tree.Proof(ctx, index)
 		if err != nil {

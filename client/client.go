@@ -9,7 +9,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -85,14 +84,14 @@ func New(logURL string, c Config) (*Client, error) {
 	}
 	reads, adds := *hc, *hc
 	adds.CheckRedirect = func(*http.Request, []*http.Request) error {
-		return errors.New("the log redirects submissions: give its own URL")
+		return fmt.Errorf("%w: the log redirects submissions, which is not followed: give its own URL", errRedirect)
 	}
 	reads.CheckRedirect = func(r *http.Request, via []*http.Request) error {
 		if len(via) > 3 {
-			return errors.New("more than 3 redirects")
+			return fmt.Errorf("%w more than 3 times", errRedirect)
 		}
 		if r.URL.Scheme != "https" && via[0].URL.Scheme == "https" {
-			return fmt.Errorf("redirected from https to %q", r.URL.Scheme)
+			return fmt.Errorf("%w from https to %q", errRedirect, r.URL.Scheme)
 		}
 		return nil
 	}

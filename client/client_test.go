@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -17,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -350,7 +353,7 @@ func TestNew(t *testing.T) {
 // TestRedirects: a submission, with its token, goes where it was told to and nowhere else.
 func TestRedirects(t *testing.T) {
 	w, e := fresh(t)
-	var reached atomic.Int32
+	var reached, asked atomic.Int32
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.Method == "POST" || r.Header.Get("Authorization") != "" {
 			reached.Add(1)
@@ -359,10 +362,11 @@ func TestRedirects(t *testing.T) {
 	}))
 	defer elsewhere.Close()
 	c := serve(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
 		http.Redirect(rw, r, elsewhere.URL+r.URL.Path, http.StatusTemporaryRedirect)
 	}), Config{Token: "secret", LogPolicy: w.Policy()})
-	if _, err := c.Submit(t.Context(), e); err == nil || reached.Load() != 0 {
-		t.Errorf("got %v; the submission reached another host %d times", err, reached.Load())
+	if _, err := c.Submit(t.Context(), e); !errors.Is(err, errRedirect) || reached.Load() != 0 || asked.Load() != 1 {
+		t.Errorf("got %v after %d requests; the submission reached another host %d times", err, asked.Load(), reached.Load())
 	}
 	if _, err := c.Checkpoint(t.Context()); err != nil { // reads may be served elsewhere
 		t.Error(err)
@@ -398,6 +402,42 @@ func TestLimits(t *testing.T) {
 	c.sleep = func(context.Context, time.Duration) error { return errors.New("no patience") }
 	if _, err := c.Checkpoint(t.Context()); err == nil {
 		t.Error("an encoding that was not asked for was accepted")
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) RoundTrip(*http.Request) (*http.Response, error) { return nil, f.err }
+
+// TestHopeless: what would fail again in the same way is not repeated.
+func TestHopeless(t *testing.T) {
+	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS() // under a certificate that nobody knows
+	defer srv.Close()
+	for _, tt := range []struct {
+		name, url string
+		rt        http.RoundTripper
+		repeated  bool
+	}{
+		{"certificate", srv.URL, nil, false},
+		{"no such host", "https://log.example", failing{&net.DNSError{Err: "no such host", IsNotFound: true}}, false},
+		{"no resolver", "https://log.example", failing{&net.DNSError{Err: "server misbehaving", IsTemporary: true}}, true},
+		{"refused", "https://log.example", failing{&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}}, true},
+	} {
+		var cfg Config
+		if tt.rt != nil {
+			cfg.HTTPClient = &http.Client{Transport: tt.rt}
+		}
+		c, err := New(tt.url, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		repeated := false
+		c.sleep = func(context.Context, time.Duration) error { repeated = true; return context.Canceled }
+		if _, err := c.Checkpoint(t.Context()); err == nil || repeated != tt.repeated {
+			t.Errorf("%s: got %v, repeated: %t", tt.name, err, repeated)
+		}
 	}
 }
 
@@ -590,7 +630,6 @@ func TestDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	damaged := 0
-	var want []byte
 	if err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -599,7 +638,6 @@ func TestDamage(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		want = slices.Clone(b)
 		damaged++
 		for i := range b {
 			b[i]++
@@ -613,7 +651,6 @@ func TestDamage(t *testing.T) {
 		t.Errorf("with a damaged cache: %v", err)
 	}
 	// It was repaired, and serves without the log.
-	_ = want
 	var served atomic.Int32
 	c = serve(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/tile/") && !strings.Contains(r.URL.Path, ".p/") {

@@ -5,12 +5,14 @@ import (
 	"cmp"
 	"compress/gzip"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -94,8 +96,20 @@ func printable(s string) string {
 	}, s)
 }
 
-// errTooLarge is wrapped by the error for a body beyond its limit: no repetition makes it smaller.
-var errTooLarge = errors.New("answer too large")
+// errTooLarge is wrapped by the error for a body beyond its limit, and errRedirect by that for a redirect that is not
+// followed: a repetition would end the same.
+var (
+	errTooLarge = errors.New("answer too large")
+	errRedirect = errors.New("redirected")
+)
+
+// hopeless reports whether a request that was not answered would not be answered the next time either: a mistyped host,
+// a certificate that isn't the log's.
+func hopeless(err error) bool {
+	var dns *net.DNSError
+	return errors.Is(err, errTooLarge) || errors.Is(err, errRedirect) ||
+		errors.As(err, new(*tls.CertificateVerificationError)) || errors.As(err, &dns) && dns.IsNotFound
+}
 
 // response is what the log has answered, with the whole body.
 type response struct {
@@ -139,7 +153,7 @@ func (c *Client) do(ctx context.Context, r request) (*response, error) {
 			default:
 				return nil, err
 			}
-		case errors.Is(err, errTooLarge):
+		case hopeless(err):
 			return nil, err
 		}
 		if attempt == maxAttempts {

@@ -222,7 +222,14 @@ func (c *Client) ProofByCollateral(ctx context.Context, id record.Digest) (*chec
 
 // ProofByRelease returns a proof for the vendor's newest release of an image, given by its SHA-256.
 func (c *Client) ProofByRelease(ctx context.Context, vendor string, image record.Digest) (*checkpoint.Proof, error) {
-	p, _, err := c.proof(ctx, c.query("proof/by-release/"+hexString(image), vendor), func(l record.Leaf) bool {
+	return c.proofByRelease(ctx, vendor, image, url.Values{})
+}
+
+func (c *Client) proofByRelease(ctx context.Context, vendor string, image record.Digest, query url.Values) (*checkpoint.Proof, error) {
+	query.Set("vendor", vendor)
+	u := c.at("proof/by-release/" + hexString(image))
+	u.RawQuery = query.Encode()
+	p, _, err := c.proof(ctx, u, func(l record.Leaf) bool {
 		e := entryOf(l)
 		return e != nil && e.Statement().Release != nil && e.Statement().Vendor == vendor && e.Statement().Release.Image.SHA256 == image
 	})
@@ -234,7 +241,9 @@ func (c *Client) ProofByKey(ctx context.Context, vendor, keyid string) (*checkpo
 	if b, err := hex.DecodeString(keyid); err != nil || len(b) != sha256.Size {
 		return nil, fmt.Errorf("key id %q is not a SHA-256 in hexadecimal", keyid)
 	}
-	p, _, err := c.proof(ctx, c.query("proof/by-key/"+keyid, vendor), func(l record.Leaf) bool {
+	u := c.at("proof/by-key/" + keyid)
+	u.RawQuery = url.Values{"vendor": {vendor}}.Encode()
+	p, _, err := c.proof(ctx, u, func(l record.Leaf) bool {
 		e := entryOf(l)
 		return e != nil && e.Statement().VendorKey != nil && e.Statement().Vendor == vendor && e.KeyID == keyid
 	})
@@ -287,12 +296,6 @@ func (c *Client) proof(ctx context.Context, u *url.URL, want func(record.Leaf) b
 		return nil, nil, fmt.Errorf("GET %s: the log answered with another leaf, index %d", u.Path, p.Index)
 	}
 	return p, leaf, nil
-}
-
-func (c *Client) query(path, vendor string) *url.URL {
-	u := c.at(path)
-	u.RawQuery = url.Values{"vendor": {vendor}}.Encode()
-	return u
 }
 
 func hexString(d record.Digest) string { return hex.EncodeToString(d[:]) }
