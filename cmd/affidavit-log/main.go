@@ -1,0 +1,348 @@
+// Command affidavit-log is the log: it admits vendors' attestation records, appends them to a transparency log, and
+// serves checkpoints, tiles and proofs. See log/README.md for operators.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
+
+	sessionlog "github.com/affidavit-log/affidavit/log"
+	"github.com/affidavit-log/affidavit/log/checkpoint"
+	"github.com/affidavit-log/affidavit/verifier/pcs"
+	"github.com/affidavit-log/affidavit/verifier/tdx"
+)
+
+// Exit statuses.
+const (
+	exitUsage = 64
+	exitError = 1
+)
+
+// shutdownTimeout is how long a shutdown may take: a checkpoint interval and slow witnesses, and as long as a supervisor
+// lets us.
+const shutdownTimeout = 25 * time.Second
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stderr))
+}
+
+func run(ctx context.Context, args []string, stderr io.Writer) int {
+	o, status, ok := parseFlags(args, stderr)
+	if !ok {
+		return status
+	}
+	logger := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: o.level}))
+	// Tessera speaks through klog.
+	klog.SetSlogLogger(logger.With("from", "tessera"))
+	fail := func(err error) int {
+		logger.Error("stopped", "err", err)
+		return exitError
+	}
+
+	cfg, source, err := o.config(logger)
+	if err != nil {
+		return fail(err)
+	}
+	if source != nil {
+		defer source.Close()
+	}
+	log, err := sessionlog.Open(ctx, *cfg)
+	if err != nil {
+		return fail(err)
+	}
+	for _, k := range cfg.Keys {
+		logger.Info("key", "vkey", k.VKey())
+	}
+
+	g, gctx := errgroup.WithContext(ctx)
+	var servers []*http.Server
+	for _, s := range []struct {
+		what, addr string
+		handler    http.Handler
+	}{{"public", o.listen, log.Handler()}, {"private", o.metricsListen, log.PrivateHandler()}} {
+		if s.addr == "" {
+			continue
+		}
+		l, lerr := net.Listen("tcp", s.addr)
+		if lerr != nil {
+			err = lerr
+			break
+		}
+		logger.Info("listening", "what", s.what, "addr", l.Addr().String())
+		srv := log.NewServer(s.handler)
+		srv.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
+		servers = append(servers, srv)
+		g.Go(func() error {
+			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	if source != nil {
+		g.Go(func() error { source.Run(gctx); return nil })
+	}
+	if err == nil {
+		<-gctx.Done() // a signal, or a server that failed
+		logger.Info("shutting down")
+	}
+
+	end, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	errs := []error{err}
+	for _, s := range servers { // submissions under way get their proofs first
+		errs = append(errs, s.Shutdown(end))
+	}
+	errs = append(errs, log.Shutdown(end), log.Err())
+	if source != nil {
+		source.Close()
+	}
+	errs = append(errs, g.Wait())
+	if err := errors.Join(errs...); err != nil {
+		return fail(err)
+	}
+	logger.Info("shut down")
+	return 0
+}
+
+// config turns flags into the log's configuration. The client is nil unless a collateral service is used.
+func (o *options) config(logger *slog.Logger) (*sessionlog.Config, *pcs.Client, error) {
+	c := &sessionlog.Config{
+		Origin:             o.origin,
+		Create:             o.init,
+		AllowQuorumNone:    o.allowQuorumNone,
+		VendorsFile:        o.vendors,
+		AllowImports:       o.allowImports,
+		CheckpointInterval: o.checkpointInterval,
+		TimeInterval:       o.timeInterval,
+		MaxFreshnessAge:    o.maxFreshnessAge,
+		MaxInFlight:        o.maxInFlight,
+		MaxWait:            o.maxWait,
+		WitnessBudget:      o.witnessBudget,
+		Logger:             logger,
+	}
+	var ok bool
+	if c.Dir, ok = strings.CutPrefix(o.storage, "posix:"); !ok || c.Dir == "" {
+		return nil, nil, fmt.Errorf("--storage %q: want posix:DIR", o.storage)
+	}
+	if !o.init {
+		if err := sessionlog.Exists(c.Dir); err != nil {
+			return nil, nil, fmt.Errorf("%w; see --init", err)
+		}
+	}
+	for _, file := range o.keys {
+		k, err := readKey(file)
+		if err != nil {
+			return nil, nil, err
+		}
+		c.Keys = append(c.Keys, k)
+	}
+	policy, err := os.ReadFile(o.logPolicy)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.LogPolicy, err = checkpoint.ParsePolicy(policy); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", o.logPolicy, err)
+	}
+	c.Root = tdx.IntelRoot()
+	if o.root != "" {
+		b, err := os.ReadFile(o.root)
+		if err != nil {
+			return nil, nil, err
+		}
+		if c.Root, err = tdx.ParseRoot(b); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", o.root, err)
+		}
+		if !c.Root.IsIntel() {
+			logger.Warn("the root is not Intel's: nothing in this log is evidence of real hardware", "root", c.Root.String())
+		}
+	}
+
+	var dir *pcs.Directory
+	if o.collateralDir != "" {
+		dir = pcs.Dir(o.collateralDir, c.Root)
+		if err := dir.Check(); err != nil {
+			return nil, nil, fmt.Errorf("--collateral-dir: %w", err)
+		}
+		if o.pcsURL == "" {
+			c.Collateral = dir
+			return c, nil, nil
+		}
+	}
+	client, err := pcs.New(pcs.Config{URL: o.pcsURL, Root: c.Root, CacheDir: filepath.Join(c.Dir, "collateral"), Logger: logger})
+	if err != nil {
+		return nil, nil, err
+	}
+	c.Collateral = client
+	if dir != nil {
+		c.Archive = either{dir, client}
+	}
+	return c, client, nil
+}
+
+// either asks the second source for what the first doesn't have.
+type either struct{ first, second pcs.Source }
+
+func (e either) Collateral(ctx context.Context, fmspc, ca string, at time.Time) (*tdx.Collateral, error) {
+	c, err := e.first.Collateral(ctx, fmspc, ca, at)
+	if errors.Is(err, pcs.ErrNoCollateral) {
+		return e.second.Collateral(ctx, fmspc, ca, at)
+	}
+	return c, err
+}
+
+// readKey reads a signing key from a file that nobody else can read.
+func readKey(file string) (*checkpoint.SigningKey, error) {
+	fi, err := os.Stat(file)
+	if err != nil {
+		return nil, err
+	}
+	if fi.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s has mode %#o: others can read or change the key; chmod 600 %s", file, fi.Mode().Perm(), file)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	k, err := checkpoint.ParseSigningKey(string(b))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return k, nil
+}
+
+type options struct {
+	origin, storage, logPolicy, vendors, root string
+	listen, metricsListen                     string
+	pcsURL, collateralDir                     string
+	keys                                      []string
+	init, allowQuorumNone, allowImports       bool
+	checkpointInterval, timeInterval          time.Duration
+	maxFreshnessAge, maxWait                  time.Duration
+	maxInFlight, witnessBudget                int
+	level                                     slog.Level
+}
+
+const usage = `affidavit-log runs a transparency log of attestation records.
+
+  affidavit-log --origin NAME --key FILE [--key FILE] --storage posix:DIR
+      --log-policy FILE --vendors FILE --listen ADDR [--metrics-listen ADDR] [--init]
+
+A first log, on this machine, without witnesses:
+
+  affidavit keygen --type log        --name log.example/2026 --out log.key        # prints a vkey
+  affidavit keygen --type log-ml-dsa --name log.example/2026 --out log-ml-dsa.key # another one
+  printf 'log VKEY\nlog VKEY\nquorum none\n' > log.policy     # with the vkeys; c2sp.org/tlog-policy
+  cat > vendors.yaml <<END
+  vendors:
+    - id: https://vendor.example
+      token-sha256: $(echo -n TOKEN | sha256sum | cut -c1-64)
+      release-keys: [SPKI IN BASE64]     # printed by affidavit keygen --type release
+      quota: {rate: 100, burst: 200}     # submissions a second
+  END
+  affidavit-log --init --origin log.example/2026 --key log.key --key log-ml-dsa.key \
+      --storage posix:/var/lib/affidavit-log --log-policy log.policy --allow-quorum-none \
+      --vendors vendors.yaml --listen 127.0.0.1:8080 --metrics-listen 127.0.0.1:8081
+
+Give --init only once. A log that starts anew under the keys of one that was lost is a fork,
+and so is one on an old copy of its directory: witnesses will refuse it, for good.
+The exit status is 64 for wrong usage, 1 if the log couldn't start or had to stop, else 0.
+`
+
+func parseFlags(args []string, stderr io.Writer) (*options, int, bool) {
+	o := &options{}
+	f := pflag.NewFlagSet("affidavit-log", pflag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	type group struct {
+		title string
+		set   *pflag.FlagSet
+	}
+	var groups []group
+	in := func(title string) *pflag.FlagSet {
+		s := pflag.NewFlagSet(title, pflag.ContinueOnError)
+		s.SortFlags = false
+		groups = append(groups, group{title, s})
+		return s
+	}
+	s := in("Identity and storage")
+	s.StringVar(&o.origin, "origin", "", "`NAME` of the log, the first line of its checkpoints; a URL without scheme")
+	s.StringArrayVar(&o.keys, "key", nil, "`FILE` (mode 0600) with a signing key named like the log: one Ed25519, better with an ML-DSA-44 one beside it; repeatable, also for the old and the new key while keys are rotated")
+	s.StringVar(&o.storage, "storage", "", "`posix:DIR`, a directory on a local disk that is this log's alone")
+	s.BoolVar(&o.init, "init", false, "make a new log; refused if there is one")
+	s.StringVar(&o.listen, "listen", "", "public `ADDR`, such as 127.0.0.1:8080; put TLS in front of it")
+	s.StringVar(&o.metricsListen, "metrics-listen", "", "private `ADDR` for metrics, health, readiness and profiling")
+	s = in("Witnesses")
+	s.StringVar(&o.logPolicy, "log-policy", "", "`FILE` that says whose cosignatures a checkpoint needs (c2sp.org/tlog-policy)")
+	s.BoolVar(&o.allowQuorumNone, "allow-quorum-none", false, "accept a log policy that needs no cosignatures: no time is then proven, and nothing keeps the log from showing two histories")
+	s.IntVar(&o.witnessBudget, "witness-budget", 0, "requests to each witness per `DAY` at most, what witnesses call qpd; 0 is one for each checkpoint")
+	s = in("Submissions")
+	s.StringVar(&o.vendors, "vendors", "", "`FILE` that lists who may submit (YAML, see above); read again when it changes")
+	s.StringVar(&o.root, "root", "", "`FILE` (PEM or DER) with the root that quotes are verified under, instead of Intel's; for tests and demonstrations")
+	s.StringVar(&o.pcsURL, "pcs-url", "", "`URL` of Intel's PCS or of a PCCS; Intel's is the default unless --collateral-dir is given")
+	s.StringVar(&o.collateralDir, "collateral-dir", "", "`DIR` with collateral as JSON files: all there is, or with --pcs-url the archive for imports")
+	s.BoolVar(&o.allowImports, "allow-imports", false, "admit evidence that isn't bound to a statement (evidence/v1), judged at the time it was collected")
+	s = in("Times and limits")
+	s.DurationVar(&o.checkpointInterval, "checkpoint-interval", time.Second, "least time between checkpoints; not less than the witnesses allow")
+	s.DurationVar(&o.timeInterval, "time-interval", time.Minute, "time between time leaves while there is traffic")
+	s.DurationVar(&o.maxFreshnessAge, "max-freshness-age", 10*time.Minute, "how old the checkpoint may be that a statement was made after")
+	s.IntVar(&o.maxInFlight, "max-in-flight", 512, "submissions judged or appended at once; more are answered 503")
+	s.DurationVar(&o.maxWait, "max-wait", 10*time.Second, "how long a submission waits for a proof before it is answered 202")
+	debug := s.Bool("debug", false, "log more")
+	help := func() {
+		fmt.Fprint(stderr, usage)
+		for _, g := range groups {
+			fmt.Fprintf(stderr, "\n%s:\n%s", g.title, g.set.FlagUsagesWrapped(100))
+		}
+	}
+	for _, g := range groups {
+		f.AddFlagSet(g.set)
+	}
+	wrong := func(err error) (*options, int, bool) {
+		fmt.Fprintf(stderr, "affidavit-log: %v\nTry --help.\n", err)
+		return nil, exitUsage, false
+	}
+	if err := f.Parse(args); errors.Is(err, pflag.ErrHelp) {
+		help()
+		return nil, 0, false
+	} else if err != nil {
+		return wrong(err)
+	}
+	if *debug {
+		o.level = slog.LevelDebug
+	}
+	if f.NArg() > 0 {
+		return wrong(fmt.Errorf("unexpected argument %q", f.Arg(0)))
+	}
+	for _, need := range []struct {
+		flag  string
+		given bool
+	}{
+		{"origin", o.origin != ""}, {"key", len(o.keys) > 0}, {"storage", o.storage != ""}, {"log-policy", o.logPolicy != ""},
+		{"vendors", o.vendors != ""}, {"listen", o.listen != ""},
+	} {
+		if !need.given {
+			return wrong(fmt.Errorf("--%s is missing", need.flag))
+		}
+	}
+	if o.checkpointInterval <= 0 || o.timeInterval <= 0 || o.maxFreshnessAge <= 0 || o.maxWait <= 0 || o.maxInFlight <= 0 || o.witnessBudget < 0 {
+		return wrong(errors.New("times and limits must be positive"))
+	}
+	return o, 0, true
+}

@@ -1,0 +1,546 @@
+// Package sessionlog is the log: it admits entries, appends them to a Merkle tree, publishes signed checkpoints of the
+// tree, and serves tiles and proofs. Tessera (github.com/transparency-dev/tessera) keeps the tree.
+//
+//	entry ── admission ──▶ sequencer ──▶ Tessera ──▶ follower ──▶ publisher ──▶ readers
+//	            │                                        │             │
+//	       collateral, vendors                         index       witnesses
+//
+// What is answered to a submitter is on disk, and stays there whatever happens to the process. The follower reads every
+// leaf back from Tessera's files before the publisher signs the tree that holds it, so that what is signed is what
+// readers will find, and the index answers for everything that is published.
+//
+// The package must be imported with its name spelled out: the folder is named log.
+package sessionlog
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/transparency-dev/tessera"
+	"github.com/transparency-dev/tessera/storage/posix"
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/affidavit-log/affidavit/log/checkpoint"
+	"github.com/affidavit-log/affidavit/log/record"
+	"github.com/affidavit-log/affidavit/verifier"
+	"github.com/affidavit-log/affidavit/verifier/pcs"
+	"github.com/affidavit-log/affidavit/verifier/tdx"
+)
+
+// Config configures [Open]. Fields are required unless they name a default.
+type Config struct {
+	// Origin is the first line of every checkpoint, a schema-less URL such as "log.example.org/2026". It can't change
+	// during the life of the log.
+	Origin string
+
+	// Keys sign checkpoints. All are named Origin. One at least is of kind checkpoint.Ed25519, which public logs must
+	// have (c2sp.org/tlog-tiles), and each should be in LogPolicy. To replace a key, give the old and the new one for
+	// as long as readers' policies name only the old one.
+	Keys []*checkpoint.SigningKey
+
+	// Dir holds everything that the log keeps. One process at a time can have it open. It must be a local file system,
+	// on which flock, rename and fsync mean what they say.
+	Dir string
+
+	// Create makes a new log in Dir, which must not exist, be empty, or hold an earlier attempt. Without it a missing
+	// log is an error: a log that starts anew under the keys of one that was lost is a fork.
+	Create bool
+
+	// LogPolicy says whose cosignatures a checkpoint needs before it is published, and where the witnesses are.
+	LogPolicy *checkpoint.Policy
+
+	// AllowQuorumNone accepts a LogPolicy that asks for no cosignatures. Nothing then keeps the log from showing
+	// different trees to different people, and no time is proven.
+	AllowQuorumNone bool
+
+	// VendorsFile is the path of the file that says who may submit, see vendors.go. It is read again when it changes.
+	VendorsFile string
+
+	// Root is what quotes and collateral are verified under. It can't change during the life of the log.
+	Root *tdx.Root
+
+	// Collateral is asked for the collateral by which quotes are judged now.
+	Collateral pcs.Source
+
+	// Archive is asked for the collateral of the past, for imports. It defaults to Collateral.
+	Archive pcs.Source
+
+	// AllowImports admits evidence/v1: quotes that aren't bound to a statement.
+	AllowImports bool
+
+	// CheckpointInterval is the least time between two checkpoints. After a pause the next one comes at once. It
+	// defaults to one second, and must not be less than what the witnesses allow.
+	CheckpointInterval time.Duration
+
+	// TimeInterval is the time between two time leaves while there are new records or requests for freshness. It
+	// defaults to one minute.
+	TimeInterval time.Duration
+
+	// MaxFreshnessAge is how old the checkpoint that a statement was made after may be when it is admitted. It
+	// defaults to 10 minutes.
+	MaxFreshnessAge time.Duration
+
+	// MaxInFlight bounds the submissions that are being judged or appended. Beyond it they are answered 503. More of
+	// them don't raise the throughput, only the latency. It defaults to 512.
+	MaxInFlight int
+
+	// MaxWait is how long a submission is held until a checkpoint covers its record. It defaults to 10 seconds.
+	MaxWait time.Duration
+
+	// WitnessBudget is the number of requests that a witness gets per day at most, which for a witness network is the
+	// "qpd" of its log list. It defaults to no limit beyond CheckpointInterval.
+	WitnessBudget int
+
+	// Logger gets what happens. It defaults to none.
+	Logger *slog.Logger
+
+	// Registry collects the log's metrics. It defaults to a new one, see [Log.PrivateHandler].
+	Registry *prometheus.Registry
+
+	now   func() time.Time                  // time.Now unless a test says otherwise
+	fault func(when, name string) error     // see store.fault
+	batch func(when string) error           // like fault, for the index
+	wrap  func(tileReader) tileReader       // puts a test between Tessera's files and the log
+	addFn func(tessera.AddFn) tessera.AddFn // puts a test between the sequencer and Tessera
+}
+
+// Errors of Open and Add. Other errors are for people.
+var (
+	// ErrInUse says that another process, or this one, has the directory open.
+	ErrInUse = errors.New("log directory is in use")
+	// ErrNoLog says that there is no log in the directory, and that Config.Create is not set.
+	ErrNoLog = errors.New("no log there")
+	// ErrInconsistent says that the directory's tree contradicts what the log has signed: it lost data, and must not
+	// go on.
+	ErrInconsistent = errors.New("tree is inconsistent with what was signed")
+	// ErrOverloaded says that there is too much to do. Trying again later is right.
+	ErrOverloaded = errors.New("overloaded")
+	// ErrClosed says that the log is shutting down or was halted.
+	ErrClosed = errors.New("log is closed")
+)
+
+// An ExistsError says that the statement is in the log already, with another signature or other evidence.
+type ExistsError struct{ Index uint64 }
+
+func (e *ExistsError) Error() string {
+	return fmt.Sprintf("the statement is in the log already, at index %d, in another entry", e.Index)
+}
+
+// A Log is an open log. Its methods can be called concurrently.
+type Log struct {
+	cfg      Config // set once, with defaults
+	logger   *slog.Logger
+	lock     *os.File
+	store    *store
+	tree     *tree
+	index    *index
+	seq      *sequencer
+	pub      *publisher
+	coll     *collateral
+	vendors  *vendors
+	times    *timekeeper
+	verifier *verifier.Verifier
+	metrics  *metrics
+	claims   claims
+	zipped   *lru.Cache[bundleKey, []byte]
+	flight   chan struct{} // one element for each submission in flight
+
+	// uncertain says whether leaves may be in the tree that the index doesn't know of, because appending them failed, or
+	// so it was reported.
+	uncertain uncertainty
+
+	// halted is set once when the log must not go on, and haltedc then closed.
+	halted   atomic.Pointer[error]
+	haltedc  chan struct{}
+	haltOnce sync.Once
+
+	stopTessera   func(context.Context) error
+	cancelTessera context.CancelFunc
+	cancel        context.CancelFunc // ends the goroutines in tasks
+	tasks         sync.WaitGroup
+
+	mu      sync.Mutex     // guards closing, and additions to adding
+	closing bool           // no more submissions
+	adding  sync.WaitGroup // submissions that are under way
+	closed  sync.Once
+	closeEr error
+}
+
+// metaName is the file that makes a directory a log's. It is the last that is made.
+const metaName = "affidavit-log"
+
+// tesseraDir is Tessera's. No server must be pointed at it: its checkpoint is one that no witness has seen, under a key
+// that nobody knows.
+const tesseraDir = "tessera"
+
+// batchAge is how long Tessera waits for more entries after the first. The sequencer hands over whole batches, so it
+// need only be longer than that takes.
+const batchAge = 2 * time.Millisecond
+
+// batchSize is more entries than the sequencer hands over at once.
+const batchSize = 4096
+
+// gcInterval is the time between two of Tessera's removals of superseded partial tiles. Each handles about 100 bundles
+// of 256 entries, so that this keeps up with 6,400 entries a second; the default minute would with 430.
+const gcInterval = 4 * time.Second
+
+func (c *Config) setDefaults() error {
+	if err := record.CheckOrigin(c.Origin); err != nil {
+		return fmt.Errorf("origin: %w", err)
+	}
+	classic := false
+	for _, k := range c.Keys {
+		if k.Name() != c.Origin {
+			return fmt.Errorf("key %s is of %q, not of the origin %q", k.VKey(), k.Name(), c.Origin)
+		}
+		switch k.Kind() {
+		case checkpoint.Ed25519:
+			classic = true
+		case checkpoint.CosignatureMLDSA44:
+		default:
+			return fmt.Errorf("key %s is a witness's (%v), not a log's", k.VKey(), k.Kind())
+		}
+	}
+	if !classic {
+		return fmt.Errorf("no key of kind %v, which checkpoints must be signed with", checkpoint.Ed25519)
+	}
+	switch {
+	case c.Dir == "":
+		return errors.New("no storage directory")
+	case c.LogPolicy == nil:
+		return errors.New("no log policy")
+	case c.LogPolicy.IsQuorumNone() && !c.AllowQuorumNone:
+		return errors.New("the log policy asks for no cosignatures (quorum none), which must be allowed explicitly")
+	case c.VendorsFile == "":
+		return errors.New("no vendors file")
+	case c.Root == nil:
+		return errors.New("no root")
+	case c.Collateral == nil:
+		return errors.New("no source of collateral")
+	}
+	known := false
+	for _, l := range c.LogPolicy.Logs() {
+		for _, k := range c.Keys {
+			known = known || l.Key.String() == k.VKey()
+		}
+	}
+	if !known {
+		return fmt.Errorf("the log policy names none of the keys of %q: nobody who follows it would accept a checkpoint", c.Origin)
+	}
+	for name, d := range map[string]*time.Duration{
+		"checkpoint interval": &c.CheckpointInterval, "time interval": &c.TimeInterval,
+		"freshness age": &c.MaxFreshnessAge, "wait": &c.MaxWait,
+	} {
+		if *d < 0 {
+			return fmt.Errorf("negative %s %v", name, *d)
+		}
+	}
+	if c.MaxInFlight < 0 {
+		return fmt.Errorf("negative limit %d of submissions in flight", c.MaxInFlight)
+	}
+	c.CheckpointInterval = or(c.CheckpointInterval, time.Second)
+	c.TimeInterval = or(c.TimeInterval, time.Minute)
+	c.MaxFreshnessAge = or(c.MaxFreshnessAge, verifier.DefaultMaxFreshnessAge)
+	c.MaxWait = or(c.MaxWait, 10*time.Second)
+	c.MaxInFlight = or(c.MaxInFlight, 512)
+	if c.Archive == nil {
+		c.Archive = c.Collateral
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Registry == nil {
+		c.Registry = prometheus.NewRegistry()
+	}
+	if c.now == nil {
+		c.now = time.Now
+	}
+	return nil
+}
+
+func or[T comparable](v, def T) T {
+	if v == *new(T) {
+		return def
+	}
+	return v
+}
+
+// meta is the contents of the file metaName.
+func (c *Config) meta() []byte {
+	return fmt.Appendf(nil, "affidavit-log/v1\norigin %s\nroot %x\n", c.Origin, c.Root.Fingerprint())
+}
+
+// Open opens the log in c.Dir, or makes a new one if c.Create is set. It returns once the index has caught up with the
+// tree, which after a loss of the index means reading every leaf, and with a log policy that names witnesses, once they
+// were asked whether they have seen more than there is. The error wraps ErrInUse, ErrNoLog or ErrInconsistent in these
+// cases. The caller must call [Log.Shutdown].
+func Open(ctx context.Context, c Config) (_ *Log, err error) {
+	if err := c.setDefaults(); err != nil {
+		return nil, err
+	}
+	l := &Log{cfg: c, logger: c.Logger, verifier: verifier.New(c.Root), flight: make(chan struct{}, c.MaxInFlight), haltedc: make(chan struct{}), zipped: newZipped()}
+	l.claims.m = make(map[record.Digest]*claim)
+	l.metrics = newMetrics(c.Registry, l)
+	if l.vendors, err = newVendors(c.VendorsFile); err != nil {
+		return nil, err
+	}
+
+	err = Exists(c.Dir)
+	exists := err == nil
+	switch {
+	case err != nil && (!errors.Is(err, ErrNoLog) || !c.Create):
+		return nil, err
+	case exists && c.Create:
+		return nil, fmt.Errorf("%s holds a log already: it can't be created again", c.Dir)
+	}
+	if c.Create {
+		if err := mkdirSync(c.Dir); err != nil {
+			return nil, err
+		}
+	}
+	if l.lock, err = lockDir(c.Dir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			l.abandon()
+		}
+	}()
+	if l.store, err = newStore(c.Dir); err != nil {
+		return nil, err
+	}
+	l.store.fault = c.fault
+	if exists {
+		if err := l.checkMeta(); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.openTessera(exists); err != nil {
+		return nil, err
+	}
+	if _, err := l.tree.refresh(ctx); err != nil {
+		return nil, err
+	}
+	if l.pub, err = newPublisher(ctx, l); err != nil {
+		return nil, err
+	}
+	if l.coll, err = newCollateral(l); err != nil {
+		return nil, err
+	}
+	if l.times, err = newTimekeeper(l); err != nil {
+		return nil, err
+	}
+	if l.index, err = openIndex(ctx, l); err != nil {
+		return nil, err
+	}
+	if err := l.index.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.coll.load(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.times.load(ctx); err != nil {
+		return nil, err
+	}
+	if !exists {
+		if err := l.store.put(metaName, c.meta()); err != nil {
+			return nil, err
+		}
+	}
+
+	// The order matters for the end: tasks end by l.cancel, but the sequencer by its own close, before that.
+	tctx, cancel := context.WithCancel(context.Background())
+	l.cancel = cancel
+	if err := l.pub.askWitnesses(ctx); err != nil {
+		return nil, err
+	}
+	for _, task := range []func(context.Context){l.index.run, l.pub.run, l.times.run, l.coll.run, l.watchVendors} {
+		l.tasks.Go(func() { task(tctx) })
+	}
+	size, root := l.index.position()
+	l.logger.Info("log open", "origin", c.Origin, "size", size, "root", fmt.Sprintf("%x", root), "published", l.pub.size())
+	return l, nil
+}
+
+// Exists returns nil if there is a log in dir, and an error that wraps ErrNoLog if there isn't.
+func Exists(dir string) error {
+	_, err := os.Stat(filepath.Join(dir, metaName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s (a new log must be asked for; a log whose disk is missing must not be made anew)", ErrNoLog, dir)
+	}
+	return err
+}
+
+func (l *Log) checkMeta() error {
+	got, err := l.store.get(metaName)
+	if err != nil {
+		return err
+	}
+	if want := l.cfg.meta(); string(got) != string(want) {
+		return fmt.Errorf("%s is another log than configured: it says %q, not %q", l.cfg.Dir, got, want)
+	}
+	if _, err := os.Stat(filepath.Join(l.cfg.Dir, tesseraDir, ".state", "treeState")); err != nil {
+		return fmt.Errorf("%w: the tree's state is missing: %w", ErrInconsistent, err)
+	}
+	return nil
+}
+
+// openTessera starts Tessera and the sequencer.
+func (l *Log) openTessera(exists bool) error {
+	dir := filepath.Join(l.cfg.Dir, tesseraDir)
+	if err := mkdirSync(dir); err != nil {
+		return err
+	}
+	// Tessera wants to publish checkpoints of its own. Its garbage collection and its shutdown need them; nobody else
+	// gets to see them, so a key that exists only in this process will do.
+	skey, _, err := note.GenerateKey(rand.Reader, l.cfg.Origin)
+	if err != nil {
+		return err
+	}
+	signer, err := note.NewSigner(skey)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	driver, err := posix.New(ctx, posix.Config{Path: dir})
+	if err != nil {
+		cancel()
+		return err
+	}
+	opts := tessera.NewAppendOptions().
+		WithCheckpointSigner(signer).
+		WithCheckpointInterval(min(max(l.cfg.CheckpointInterval, 100*time.Millisecond), time.Second)).
+		WithCheckpointRepublishInterval(0).
+		WithBatching(batchSize, batchAge).
+		WithGarbageCollectionInterval(gcInterval)
+	appender, shutdown, reader, err := tessera.NewAppender(ctx, driver, opts)
+	if err != nil {
+		cancel()
+		return fmt.Errorf("opening the tree: %w", err)
+	}
+	l.stopTessera, l.cancelTessera = shutdown, cancel
+	var r tileReader = reader
+	if l.cfg.wrap != nil {
+		r = l.cfg.wrap(r)
+	}
+	l.tree = newTree(r)
+	add := appender.Add
+	if l.cfg.addFn != nil {
+		add = l.cfg.addFn(add)
+	}
+	l.seq = newSequencer(add, l)
+	return nil
+}
+
+// halt stops the log for good: it goes on serving what it has published, and does nothing else.
+func (l *Log) halt(err error) {
+	l.haltOnce.Do(func() {
+		l.halted.Store(&err)
+		l.logger.Error("log halted", "err", err)
+		close(l.haltedc)
+	})
+}
+
+// Halted returns a channel that is closed when the log has found that it must not go on, such as when a witness has
+// seen a tree that isn't this one. It then goes on serving what was published. See [Log.Err].
+func (l *Log) Halted() <-chan struct{} { return l.haltedc }
+
+// Err returns why the log was halted, or nil.
+func (l *Log) Err() error {
+	if p := l.halted.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// abandon releases what a failed Open has taken.
+func (l *Log) abandon() {
+	if l.cancel != nil {
+		l.cancel()
+		l.tasks.Wait()
+	}
+	if l.pub != nil {
+		l.pub.stop()
+	}
+	if l.seq != nil {
+		l.seq.close()
+	}
+	if l.cancelTessera != nil {
+		l.cancelTessera()
+	}
+	if l.index != nil {
+		l.index.close()
+	}
+	l.lock.Close()
+}
+
+// Shutdown ends the log: it refuses new submissions, finishes those under way, publishes what was appended if the
+// witnesses answer in time, and releases the directory. If ctx ends before that, what was appended is still in the tree,
+// and is published after the next start. The handlers' requests must have ended, or they are answered 503.
+func (l *Log) Shutdown(ctx context.Context) error {
+	l.closed.Do(func() { l.closeEr = l.shutdown(ctx) })
+	return l.closeEr
+}
+
+func (l *Log) shutdown(ctx context.Context) error {
+	l.mu.Lock()
+	l.closing = true
+	l.mu.Unlock()
+	var errs []error
+
+	done := make(chan struct{})
+	go func() { l.adding.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		errs = append(errs, fmt.Errorf("submissions are still under way: %w", ctx.Err()))
+	}
+	l.seq.close()
+	if l.Err() == nil {
+		if err := l.index.catchUp(ctx); err != nil {
+			errs = append(errs, err)
+		} else if err := l.pub.flush(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("what was appended last is not published: %w", err))
+		}
+	}
+	l.cancel()
+	l.tasks.Wait()
+	l.pub.stop()
+	// "first call the shutdown function that is returned, and then cancel the context" (tessera.NewAppender).
+	if err := l.stopTessera(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("tree: %w", err))
+	}
+	l.cancelTessera()
+	if err := l.index.close(); err != nil {
+		errs = append(errs, err)
+	}
+	if err := l.lock.Close(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// begin counts a submission, unless there are to be no more.
+func (l *Log) begin() error {
+	if err := l.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closing {
+		return ErrClosed
+	}
+	l.adding.Add(1)
+	return nil
+}
