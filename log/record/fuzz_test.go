@@ -204,3 +204,31 @@ func FuzzParseDisclosure(f *testing.F) {
 		}
 	})
 }
+
+// Documents by themselves, since a mutation of base64 seldom is one.
+func FuzzParseAction(f *testing.F) {
+	for _, b := range vectorsIn(f, "disclosures/*.json") {
+		d, err := ParseDisclosure(b)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(d.Bytes)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a, err := ParseAction(b)
+		if err != nil {
+			return
+		}
+		checkStrict(t, b, func(string) bool { return false })
+		doc, err := a.Marshal()
+		if err != nil {
+			t.Fatalf("accepted %s, but not what Marshal makes of it: %v", b, err)
+		}
+		if got, want := normal(t, doc), normal(t, b); !bytes.Equal(got, want) {
+			t.Errorf("not all of it was read:\n got %s\nwant %s", got, want)
+		}
+		if again, err := ParseAction(doc); err != nil || !reflect.DeepEqual(again, a) {
+			t.Errorf("parsed again it is another action: %v", err)
+		}
+	})
+}
