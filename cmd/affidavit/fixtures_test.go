@@ -87,6 +87,14 @@ func newFixtures(t testing.TB) *fixtures {
 	f.env["MRTD"] = hex.EncodeToString(q.Body.MRTD)
 	f.env["REPORTDATA"] = hex.EncodeToString(q.Body.ReportData)
 
+	action := must((&record.Action{
+		Session: s.World.Session, Time: bundletest.Epoch, TraceID: [16]byte{1}, SpanID: [8]byte{1}, Outcome: record.OutcomeBlocked,
+		Attributes: map[string]any{"gen_ai.operation.name": "execute_tool"},
+	}).Marshal())
+	salt := [32]byte{1}
+	root := record.ActionRoot([]record.Digest{record.ActionLeaf(salt, action)})
+	f.all["disclosure.json"] = (&record.Disclosure{Salt: salt, Bytes: action, Tree: record.Tree{Size: 1, Root: root}}).JSON()
+
 	measurements := func(b *tdx.TDBody) []byte {
 		text := fmt.Sprintf("measurements:\n  - name: the sandbox\n    mrtd: \"%x\"\n", b.MRTD)
 		for i, r := range b.RTMR {

@@ -73,7 +73,7 @@ Nothing is verified: a forged file looks the same. To know whether it is true, u
 						if i > 0 {
 							fmt.Fprintln(c.stdout)
 						}
-						hang(c.stdout, "", fmt.Sprintf("%s: %s, %d bytes. Decoded only: NOTHING WAS VERIFIED.", clean(name), kinds[kind], len(b)))
+						fmt.Fprintf(c.stdout, "%s: %s, %d bytes. Decoded only: NOTHING WAS VERIFIED.\n", clean(name), kinds[kind], len(b))
 						f.print(c.stdout, "  ")
 					}
 				}
@@ -335,7 +335,7 @@ func inspectJSON(b []byte) (string, fields, error) {
 		})
 	case has("payload", "signatures"):
 		return named("envelope", func() (fields, error) { return envelopeFields(b) })
-	case has("salt"):
+	case has("disclosure"):
 		return named("disclosure", func() (fields, error) { return disclosureFields(b) })
 	}
 	return "", nil, fmt.Errorf("JSON with the members %s: %w", clean(strings.Join(slices.Sorted(maps.Keys(members)), ", ")), errUnknownFile)
