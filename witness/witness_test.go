@@ -203,6 +203,12 @@ func TestStatuses(t *testing.T) {
 	} {
 		w.add(tt.body).check(t, tt.name, 200, "— "+testName)
 	}
+	// A key's second line, valid as it is, isn't kept.
+	a := w.add(requestBody(9, nil, l.sign(text, l2, l.key, l2, stranger)))
+	if got := w.do("GET", "/"+originHash(l.origin)+"/checkpoint", nil).body; !strings.HasPrefix(got, string(text)) ||
+		strings.Count(got, "— "+l.origin) != 2 || !strings.HasSuffix(got, sigLine+a.body) {
+		t.Errorf("kept %s", got)
+	}
 	for _, m := range []string{"GET", "PUT"} {
 		w.do(m, "/add-checkpoint", nil).check(t, m, 405, "")
 	}

@@ -210,7 +210,6 @@ func TestCheck(t *testing.T) {
 
 	stranger := testKey(t, CosignatureEd25519, "witness.example/a", 99) // a's name, another ID
 	strangerLine := mustSign(t, stranger, text, 5)
-	// An Ed25519 key of ours that signs what a cosignature would, with its ID.
 	corrupt := func(line []byte) []byte {
 		sigs, err := ParseSignatures(line)
 		if err != nil {
@@ -281,6 +280,18 @@ func TestCheck(t *testing.T) {
 	var q *QuorumError
 	if !errors.As(err, &q) || q.Quorum != "q" || !slices.Equal(q.Cosigned, []string{"b"}) || !slices.Equal(q.Missing, []string{"a", "c", "e", "f"}) {
 		t.Errorf("%#v", q)
+	}
+	// Of two logs, neither signs for the other; but what it signs must be valid.
+	second := testKey(t, Ed25519, "example.com/other", 50)
+	two := mustPolicy(t, w.head+"log "+second.VKey()+"\nquorum none\n")
+	if _, err := two.Check(mustNote(t, text, mustSign(t, second, text, 0))); !errors.Is(err, ErrBadSignature) {
+		t.Errorf("signed by another log of the policy: %v, want ErrBadSignature", err)
+	}
+	if c, err := two.Check(mustNote(t, text, mustSign(t, second, text, 0), mustSign(t, w.log, text, 0))); err != nil || len(c.LogKeys) != 1 || c.LogKeys[0].Name() != c.Origin {
+		t.Errorf("signed by both logs: %+v, %v", c, err)
+	}
+	if _, err := two.Check(mustNote(t, text, corrupt(mustSign(t, second, text, 0)), mustSign(t, w.log, text, 0))); !errors.Is(err, ErrBadSignature) {
+		t.Errorf("another log's signature is invalid: %v, want ErrBadSignature", err)
 	}
 	none := mustPolicy(t, w.head+"quorum none\n")
 	if c, err := none.Check(w.note(t, "")); err != nil || !none.IsQuorumNone() || none.Quorum() != "none" {
