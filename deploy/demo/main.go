@@ -1,0 +1,378 @@
+// Command demo shows the whole of Affidavit on this machine: a vendor whose
+// enclave runs an AI coding session, a log, and an auditor who checks one file
+// offline; and attacks, each of which is caught. Everything runs through the
+// project's own commands, which are printed as a person would type them.
+//
+// The enclave's platform is made up, under a root that is made up too: this
+// machine has no TDX hardware. What Intel hardware signed for real is appraised
+// first.
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"time"
+
+	mocks "github.com/google/go-tdx-guest/testing"
+	"github.com/google/go-tdx-guest/testing/testdata"
+
+	"github.com/affidavit-log/affidavit/client"
+	"github.com/affidavit-log/affidavit/client/bundle"
+	"github.com/affidavit-log/affidavit/log/checkpoint"
+	"github.com/affidavit-log/affidavit/log/record"
+	"github.com/affidavit-log/affidavit/verifier/tdx"
+	"github.com/affidavit-log/affidavit/verifier/tdx/tdxsim"
+)
+
+var sh *shell
+
+func main() {
+	bin := flag.String("bin", "bin", "directory of the project's commands")
+	dir := flag.String("dir", "demo-data", "directory for everything that the demo makes; emptied first")
+	stay := flag.Bool("stay", false, "leave the log running until interrupted")
+	flag.Parse()
+
+	abs, err := filepath.Abs(*bin)
+	check(err)
+	empty(*dir)
+	sh = &shell{bin: abs, dir: *dir}
+	defer sh.stopAll()
+	began := time.Now()
+
+	realEvidence()
+	pki := intel()
+	keys()
+	witnesses := theWitnesses()
+	log := theLog(witnesses)
+	vendor(log)
+	session(log, pki, witnesses)
+	auditor()
+	attacks(log, pki)
+	fork(log, witnesses)
+
+	fmt.Printf("\nDone in %.0f s. The files are in %s.\n", time.Since(began).Seconds(), *dir)
+	if *stay {
+		fmt.Printf("The log is at %s/ until you press Ctrl-C.\n", log.url)
+		ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
+		<-ctx.Done()
+		cancel()
+	}
+}
+
+// realEvidence appraises a quote that an Intel machine signed in 2022.
+func realEvidence() {
+	chapter("1. A quote that real Intel hardware signed")
+	say(`A published quote of a pre-production machine, with the collateral that Intel served for its family in June 2023.
+Its signatures hold up to Intel's own root. Its firmware, though, is below every level that Intel recognises, so it is
+refused: genuine silicon isn't enough.`)
+	chain := func(header map[string][]string, name string) []byte {
+		pem, err := url.QueryUnescape(header[name][0])
+		check(err)
+		return []byte(pem)
+	}
+	pck := chain(mocks.PckCrlHeader, "Sgx-Pck-Crl-Issuer-Chain")
+	c := &tdx.Collateral{
+		TCBInfo:      bytes.TrimSpace(testdata.TcbInfoBody),
+		TCBInfoChain: chain(mocks.TcbInfoHeader, "Tcb-Info-Issuer-Chain"),
+		QEIdentity:   bytes.TrimSpace(testdata.QeIdentityBody), QEIdentityChain: chain(mocks.QeIdentityHeader, "Sgx-Enclave-Identity-Issuer-Chain"),
+		RootCRL: testdata.RootCrlBody,
+		PCKCRL:  testdata.PckCrlBody, PCKCRLChain: pck,
+	}
+	json, err := c.JSON()
+	check(err)
+	// The published file ends in a remark that isn't part of the quote.
+	quote, _, _ := bytes.Cut(testdata.RawQuote, []byte("\nextra bytes"))
+	sh.write("intel-quote.bin", quote)
+	sh.write("intel-collateral.json", json)
+	sh.run(4, "affidavit", "appraise", "--quote", "intel-quote.bin", "--collateral", "intel-collateral.json", "--at", "2023-06-28T08:03:58Z")
+}
+
+// intel starts a made-up Intel with its provisioning certification service.
+func intel() *tdxsim.PKI {
+	chapter("2. A made-up Intel, for want of TDX hardware")
+	say("From here on, platforms, certificates and collateral are made up, under the root in demo-root.pem. Nothing else is.")
+	pki := tdxsim.NewPKI([]byte("affidavit demo"), time.Now().Add(-time.Hour))
+	sh.write("demo-root.pem", pki.RootPEM())
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(err)
+	go http.Serve(l, pki.PCS(tdxsim.PCSOptions{}))
+	pcsURL = "http://" + l.Addr().String()
+	return pki
+}
+
+var pcsURL string
+
+// logKeys are the vkeys of the log, in the order of its key files.
+var logKeys []string
+
+// keys makes the log's keys and the vendor's release key, and what the log's
+// operator and the auditor say about them.
+func keys() {
+	chapter("3. Keys, vendors, and what the auditor accepts")
+	for _, kind := range []string{"log", "log-ml-dsa"} {
+		logKeys = append(logKeys, sh.keygen(kind, origin, kind+".key"))
+	}
+	release := sh.keygen("release", vendorID, "release.key")
+
+	token := strings.Repeat("demo", 8)
+	sum := sha256.Sum256([]byte(token))
+	sh.write("vendor.token", []byte(token+"\n"))
+	sh.write("vendors.yaml", fmt.Appendf(nil, "vendors:\n  - id: %s\n    token-sha256: %s\n    release-keys:\n      - %s\n    quota: {rate: 100, burst: 200}\n",
+		vendorID, hex.EncodeToString(sum[:]), release))
+	sh.write("appraisal.yaml", fmt.Appendf(nil, appraisalPolicy, vendorID, release))
+	show("appraisal.yaml")
+}
+
+// appraisalPolicy is the auditor's. The demo's session used a model whose
+// provider only promises not to keep data, which a strict reader refuses.
+const appraisalPolicy = `# What this auditor accepts: the rest is as strict as it gets.
+release-keys:
+  - vendor: %s
+    keys: [%s]
+models:
+  execution: [tee, policy-zdr]
+`
+
+// theWitnesses starts four witnesses, and writes the log policy that asks for
+// three of them.
+func theWitnesses() []*server {
+	chapter("4. Four independent witnesses, of which three must agree")
+	var list, policy bytes.Buffer
+	fmt.Fprintf(&list, "logs/v0\n\nvkey %s\nqpd 1000000\ncontact demo\n", logKeys[0])
+	for _, k := range logKeys {
+		fmt.Fprintf(&policy, "log %s\n", k)
+	}
+	sh.write("logs.txt", list.Bytes())
+
+	var all []*server
+	for i := 1; i <= 4; i++ {
+		name := fmt.Sprintf("witness%d.demo.example", i)
+		short := fmt.Sprintf("w%d", i)
+		ed := sh.keygen("witness", name, short+".key")
+		pq := sh.keygen("witness-ml-dsa", name, short+"-ml-dsa.key")
+		w := sh.start("affidavit-witness", "--name", name, "--key", short+".key", "--key", short+"-ml-dsa.key",
+			"--state", short+".db", "--init", "--log-list", "logs.txt", "--log", logKeys[1], "--listen", "127.0.0.1:0")
+		all = append(all, w)
+		fmt.Fprintf(&policy, "witness %s-ed25519 %s %s\nwitness %s-ml-dsa %s %s\ngroup %s all %s-ed25519 %s-ml-dsa\n",
+			short, ed, w.url, short, pq, w.url, short, short, short)
+	}
+	fmt.Fprint(&policy, "group three-of-four 3 w1 w2 w3 w4\nquorum three-of-four\n")
+	sh.write("log.policy", policy.Bytes())
+	sh.run(0, "affidavit", "log-policy", "check", "log.policy")
+	return all
+}
+
+// theLog starts the log.
+func theLog(witnesses []*server) *server {
+	chapter("5. The log")
+	log := sh.start("affidavit-log", "--init", "--origin", origin, "--key", "log.key", "--key", "log-ml-dsa.key", "--storage", "posix:log",
+		"--log-policy", "log.policy", "--vendors", "vendors.yaml", "--root", "demo-root.pem", "--pcs-url", pcsURL,
+		"--checkpoint-interval", "200ms", "--time-interval", "2s", "--listen", "127.0.0.1:0")
+	fmt.Printf("  it listens on %s\n", log.url)
+	return log
+}
+
+// vendor logs the vendor's release key, and with it a release, before either is
+// used.
+func vendor(log *server) {
+	chapter("6. The vendor publishes what its image measures, before it uses it")
+	payload, err := release().Marshal()
+	check(err)
+	sh.write("release.json", payload)
+	sh.run(0, "affidavit", "sign", "--vendor-key", "--vendor", vendorID, "--key", "release.key", "--out", "vendor-key.entry")
+	sh.run(0, "affidavit", "sign", "--key", "release.key", "--out", "release.entry", "release.json")
+	sh.run(0, "affidavit", "submit", "--log", log.url, "--token-file", "vendor.token", "--log-policy", "log.policy", "vendor-key.entry", "release.entry")
+}
+
+// session runs one AI coding session: a start record before the first byte of
+// code, and a final record when all is over.
+func session(log *server, pki *tdxsim.PKI, witnesses []*server) {
+	chapter("7. An AI coding session in a trust domain")
+	td := newTrustDomain(pki.NewPlatform(tdxsim.PlatformOptions{}), tdxsim.AttrSEPTVEDisable)
+	start := td.start(freshness(log))
+	sh.write("start.entry", start.Bytes())
+	sh.run(0, "affidavit", "submit", "--log", log.url, "--token-file", "vendor.token", "--log-policy", "log.policy", "start.entry")
+
+	ref := record.StatementRef{Origin: origin, Statement: start.StatementDigest(), Index: index("start.entry.tlog-proof")}
+	say("The agent works: it reads, asks a model, and is kept from the network once.")
+	say("Meanwhile one witness stops. Three are left, and three are enough.")
+	witnesses[3].stop()
+
+	// The final record must be fresh, and its freshness checkpoint must already
+	// cover the start.
+	final := td.final(freshnessAfter(log, ref.Index), ref, []action{
+		{"execute_tool", "read_file", record.OutcomeExecuted},
+		{"chat", "", record.OutcomeExecuted},
+		{"execute_tool", "edit_file", record.OutcomeExecuted},
+		{"execute_tool", "http_request", record.OutcomeBlocked},
+		{"chat", "", record.OutcomeExecuted},
+	})
+	sh.write("final.entry", final.Bytes())
+	sh.run(0, "affidavit", "submit", "--log", log.url, "--token-file", "vendor.token", "--log-policy", "log.policy", "--bundle", "final.entry")
+}
+
+// auditor checks the one file that the customer was given.
+func auditor() {
+	chapter("8. The auditor checks one file, with no network")
+	sh.run(0, "affidavit", "verify", "--log-policy", "log.policy", "--appraisal-policy", "appraisal.yaml", "--root", "demo-root.pem", "final.entry.affidavit")
+}
+
+// attacks shows that what must not work doesn't.
+func attacks(log *server, pki *tdxsim.PKI) {
+	chapter("9. Attack: somebody changes a record in the file")
+	say("The forger takes care that the file stays well formed, and writes that another model was used.")
+	b, err := bundle.Parse(sh.read("final.entry.affidavit"))
+	check(err)
+	for _, p := range b.Proofs {
+		p.Extra = bytes.Replace(p.Extra, []byte(`"coder-large"`), []byte(`"coder-cheap"`), 1)
+	}
+	forged, err := b.Bytes()
+	check(err)
+	sh.write("forged.affidavit", forged)
+	sh.run(4, "affidavit", "verify", "--log-policy", "log.policy", "--appraisal-policy", "appraisal.yaml", "--root", "demo-root.pem", "forged.affidavit")
+
+	chapter("10. Attack: the quote of one session is replayed for another")
+	honest := newTrustDomain(pki.NewPlatform(tdxsim.PlatformOptions{}), tdxsim.AttrSEPTVEDisable)
+	stolen := honest.start(freshness(log)).Quote()
+	thief := newTrustDomain(pki.NewPlatform(tdxsim.PlatformOptions{}), tdxsim.AttrSEPTVEDisable)
+	other := thief.start(freshness(log))
+	replay, err := record.SignEntry(record.ProfileStatement, other.Payload, thief.key, record.NewQuoteEvidence(stolen))
+	check(err)
+	sh.write("replayed.entry", replay.Bytes())
+	sh.run(4, "affidavit", "submit", "--log", log.url, "--token-file", "vendor.token", "replayed.entry")
+
+	chapter("11. Attack: the trust domain runs in debug mode, where the host can read its memory")
+	debug := newTrustDomain(pki.NewPlatform(tdxsim.PlatformOptions{}), tdxsim.AttrSEPTVEDisable|tdxsim.AttrDebug)
+	sh.write("debug.entry", debug.start(freshness(log)).Bytes())
+	sh.run(4, "affidavit", "submit", "--log", log.url, "--token-file", "vendor.token", "debug.entry")
+}
+
+// fork has the log's operator sign a second history, and shows it to the
+// witnesses.
+func fork(log *server, witnesses []*server) {
+	chapter("12. Attack: the log's operator signs another history of the same size")
+	c, err := client.New(log.url, client.Config{})
+	check(err)
+	signed, err := c.Checkpoint(context.Background())
+	check(err)
+	n, err := checkpoint.ParseNote(signed)
+	check(err)
+	cp, err := checkpoint.ParseCheckpoint(n.Text)
+	check(err)
+	cp.Root = sha256.Sum256([]byte("another history"))
+	key, err := checkpoint.ParseSigningKey(string(bytes.TrimSpace(sh.read("log.key"))))
+	check(err)
+	line, err := key.Sign(cp.Text(), time.Now())
+	check(err)
+	note, err := checkpoint.Sign(cp.Text(), line)
+	check(err)
+	for i, w := range witnesses[:3] {
+		status, answer := post(w.url+"/add-checkpoint", fmt.Appendf(nil, "old %d\n\n%s", cp.Size, note))
+		fmt.Printf("  witness %d answers %d: %s\n", i+1, status, strings.TrimSpace(answer))
+		if status == http.StatusOK {
+			fatalf("witness %d cosigned a fork", i+1)
+		}
+	}
+	resp, err := http.Get(fmt.Sprintf("%s/%x/evidence", witnesses[0].url, sha256.Sum256([]byte(origin))))
+	check(err)
+	evidence, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	check(err)
+	if resp.StatusCode != http.StatusOK || !bytes.Contains(evidence, note) {
+		fatalf("witness 1 kept no evidence of the fork: %s", resp.Status)
+	}
+	say("None cosigns it, and each keeps both signed checkpoints as evidence, for anybody to fetch:")
+	for line := range strings.Lines(string(evidence)) {
+		if len(line) > 100 {
+			line = line[:97] + "...\n"
+		}
+		fmt.Printf("  | %s", line)
+	}
+}
+
+func post(url string, body []byte) (status int, answer string) {
+	resp, err := http.Post(url, "text/plain", bytes.NewReader(body))
+	check(err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	check(err)
+	return resp.StatusCode, string(b)
+}
+
+// freshness asks the log for its newest checkpoint that is itself in the log.
+func freshness(log *server) record.Freshness { return freshnessAfter(log, 0) }
+
+// freshnessAfter waits for one that covers the leaf at an index.
+func freshnessAfter(log *server, index uint64) record.Freshness {
+	c, err := client.New(log.url, client.Config{})
+	check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for {
+		f, err := c.Freshness(ctx)
+		check(err)
+		if index == 0 || f.Size > index {
+			return f.Freshness
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// index returns where the leaf of a proof is.
+func index(file string) uint64 {
+	p, err := checkpoint.ParseProof(sh.read(file))
+	check(err)
+	return p.Index
+}
+
+// empty makes the demo's directory anew. It removes only what a demo left
+// there, never a directory that holds something else.
+func empty(dir string) {
+	const marker = "made-by-the-demo"
+	if files, _ := os.ReadDir(dir); len(files) > 0 {
+		if _, err := os.Stat(filepath.Join(dir, marker)); err != nil {
+			fatalf("%s is not empty and not a demo's: give another --dir", dir)
+		}
+		check(os.RemoveAll(dir))
+	}
+	check(os.MkdirAll(dir, 0o755))
+	check(os.WriteFile(filepath.Join(dir, marker), nil, 0o644))
+}
+
+func chapter(title string) { fmt.Printf("\n== %s\n", title) }
+
+func say(text string) { fmt.Printf("  %s\n", strings.ReplaceAll(text, "\n", "\n  ")) }
+
+func show(file string) {
+	fmt.Printf("\n  %s:\n", file)
+	for line := range strings.Lines(string(sh.read(file))) {
+		fmt.Printf("  | %s", line)
+	}
+}
+
+// check ends the demo with an error that nobody expected.
+func check(err error) {
+	if err != nil {
+		fatalf("%v", err)
+	}
+}
+
+func fatalf(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "demo: "+format+"\n", args...)
+	if sh != nil {
+		sh.stopAll()
+	}
+	os.Exit(1)
+}
