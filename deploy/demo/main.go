@@ -163,7 +163,7 @@ func theWitnesses() []*server {
 		ed := sh.keygen("witness", name, short+".key")
 		pq := sh.keygen("witness-ml-dsa", name, short+"-ml-dsa.key")
 		w := sh.start("affidavit-witness", "--name", name, "--key", short+".key", "--key", short+"-ml-dsa.key",
-			"--state", short+".db", "--init", "--log-list", "logs.txt", "--log", logKeys[1], "--listen", "127.0.0.1:0")
+			"--state", short+".db", "--init", "--log-list", "logs.txt", "--listen", "127.0.0.1:0")
 		all = append(all, w)
 		fmt.Fprintf(&policy, "witness %s-ed25519 %s %s\nwitness %s-ml-dsa %s %s\ngroup %s all %s-ed25519 %s-ml-dsa\n",
 			short, ed, w.url, short, pq, w.url, short, short, short)
