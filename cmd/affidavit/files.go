@@ -29,21 +29,28 @@ const maxInput = bundle.MaxSize + 1
 // "-". Errors name the file.
 func (c *console) read(name string) ([]byte, error) {
 	var r io.Reader = c.stdin
+	size := int64(0)
 	if name != "-" {
 		f, err := os.Open(name)
 		if err != nil {
 			return nil, fileError(name, err)
 		}
 		defer f.Close()
-		if info, err := f.Stat(); err == nil && info.IsDir() {
-			return nil, fmt.Errorf("%s: is a directory, want a file", name)
+		if info, err := f.Stat(); err == nil {
+			if info.IsDir() {
+				return nil, fmt.Errorf("%s: is a directory, want a file", name)
+			}
+			size = info.Size()
 		}
 		r = f
 	}
-	b, err := io.ReadAll(io.LimitReader(r, maxInput+1))
-	if err != nil {
+	// Memory that grows step by step is most of what a verification would touch.
+	var buf bytes.Buffer
+	buf.Grow(int(min(size, maxInput)) + bytes.MinRead)
+	if _, err := buf.ReadFrom(io.LimitReader(r, maxInput+1)); err != nil {
 		return nil, fileError(name, err)
 	}
+	b := buf.Bytes()
 	if len(b) > maxInput {
 		return nil, fmt.Errorf("%s: larger than %d bytes, which nothing that this command reads is", name, maxInput)
 	}

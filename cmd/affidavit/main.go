@@ -7,6 +7,7 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -50,13 +51,34 @@ func commands() (all []*command) {
 }
 
 func main() {
+	out := bufio.NewWriter(os.Stdout)
 	c := &console{
-		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: time.Now,
+		stdin: os.Stdin, stdout: out, stderr: after{os.Stderr, out}, flush: out.Flush, now: time.Now,
 		progress: term.IsTerminal(int(os.Stderr.Fd())),
 		// no-color.org: any non-empty value of NO_COLOR switches colour off.
 		colour: term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
 	}
-	os.Exit(run(c, os.Args[1:]))
+	status := run(c, os.Args[1:])
+	// A verdict that nobody can read isn't one to act on.
+	if err := out.Flush(); err != nil {
+		fmt.Fprintf(os.Stderr, "affidavit: %v\n", fileError("standard output", err))
+		if status != exitUsage {
+			status = worse(status, exitError)
+		}
+	}
+	os.Exit(status)
+}
+
+// after is a writer to w that first flushes what was written to out, so that a
+// terminal shows things in the order in which they were said.
+type after struct {
+	w   io.Writer
+	out *bufio.Writer
+}
+
+func (a after) Write(b []byte) (int, error) {
+	a.out.Flush() // its error comes again at the end
+	return a.w.Write(b)
 }
 
 // run finds the command that args name, parses its flags, runs it, and turns
@@ -141,6 +163,7 @@ func oneEdit(a, b string) bool {
 type console struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	flush          func() error // shows what was written to stdout; nil if that isn't buffered
 	now            func() time.Time
 
 	// progress is whether stderr is a terminal that a person watches, and

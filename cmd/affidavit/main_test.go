@@ -377,3 +377,28 @@ func TestWrap(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// A script must not take a verdict for good that never reached its log file.
+func TestFullDisk(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skipf("needs /dev/full: %v", err)
+	}
+	defer full.Close()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string]int{"version": exitError, "help nothing": exitUsage} {
+		var stderr bytes.Buffer
+		// TestMain tells the command from the tests by the name that it is called by.
+		cmd := &exec.Cmd{Path: exe, Args: append([]string{"affidavit"}, strings.Fields(args)...), Stdout: full, Stderr: &stderr}
+		err := cmd.Run()
+		if got := cmd.ProcessState.ExitCode(); got != want {
+			t.Errorf("%s: exit status %d (%v), want %d; stderr %q", args, got, err, want, stderr.String())
+		}
+		if want == exitError && stderr.String() != "affidavit: standard output: no space left on device\n" {
+			t.Errorf("%s: %q", args, stderr.String())
+		}
+	}
+}

@@ -275,6 +275,9 @@ func newProgress(c *console, what string, total int) *progress {
 func (p *progress) step(say func()) {
 	p.clear()
 	say()
+	if p.c.flush != nil {
+		p.c.flush() // its error comes again at the end
+	}
 	p.done++
 	p.draw()
 }
