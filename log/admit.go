@@ -33,18 +33,24 @@ type claims struct {
 	m  map[record.Digest]*claim
 }
 
-// A claim's index, dup and err are set before done is closed.
+// A claim's added and err are set before done is closed.
 type claim struct {
 	entry record.Digest // SHA-256 of the entry
 	done  chan struct{}
-	index uint64
-	dup   bool // it was in the log before
+	added added
 	err   error
+}
+
+// added says where an entry is in the log.
+type added struct {
+	index uint64
+	dup   bool   // it was there before
+	leaf  []byte // nil if it was
 }
 
 // do calls f, or waits for another call for the same statement. f is called in a goroutine of its own and is not
 // abandoned when ctx ends, since what it has begun to append may be in the log.
-func (c *claims) do(ctx context.Context, statement, entry record.Digest, f func() (index uint64, dup bool, err error)) (uint64, bool, error) {
+func (c *claims) do(ctx context.Context, statement, entry record.Digest, f func() (added, error)) (added, error) {
 	for {
 		c.mu.Lock()
 		cl, ok := c.m[statement]
@@ -64,21 +70,23 @@ func (c *claims) do(ctx context.Context, statement, entry record.Digest, f func(
 						cl.err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
 					}
 				}()
-				cl.index, cl.dup, cl.err = f()
+				cl.added, cl.err = f()
 			}()
 		}
 		c.mu.Unlock()
 		select {
 		case <-cl.done:
 		case <-ctx.Done():
-			return 0, false, ctx.Err()
+			return added{}, ctx.Err()
 		}
 		exists := new(ExistsError)
 		switch {
 		case cl.entry == entry:
-			return cl.index, cl.dup || ok && cl.err == nil, cl.err
+			a := cl.added
+			a.dup = a.dup || ok
+			return a, cl.err
 		case cl.err == nil:
-			return 0, false, &ExistsError{cl.index}
+			return added{}, &ExistsError{cl.added.index}
 		case errors.As(cl.err, &exists):
 			// Neither is the entry in the log; this one may be.
 		}
@@ -114,33 +122,43 @@ func (l *Log) appendOnce(ctx context.Context, leaf record.Leaf, urgent bool, fin
 	if i, ok, err := find(); ok || err != nil {
 		return i, err
 	}
-	return l.append(ctx, leaf, urgent, find)
+	p, err := l.append(ctx, leaf, urgent, find)
+	if err != nil {
+		return 0, err
+	}
+	if p == nil {
+		i, _, err := find()
+		return i, err
+	}
+	return p.index, nil
 }
 
-func (l *Log) append(ctx context.Context, leaf record.Leaf, urgent bool, find func() (uint64, bool, error)) (uint64, error) {
+// append appends a leaf, and returns once the index has it. The result is nil without an error if appending it failed,
+// and find finds it all the same.
+func (l *Log) append(ctx context.Context, leaf record.Leaf, urgent bool, find func() (uint64, bool, error)) (*pending, error) {
 	if err := l.Err(); err != nil {
-		return 0, fmt.Errorf("%w: %w", ErrClosed, err)
+		return nil, fmt.Errorf("%w: %w", ErrClosed, err)
 	}
 	p, err := l.seq.append(leaf, urgent)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	<-p.done // a future resolves, whatever happens: see Log.shutdown
 	if p.err != nil {
 		l.metrics.storageErrors.WithLabelValues("append").Inc()
 		l.uncertain.failed.Add(1)
 		if err := l.settle(ctx); err != nil {
-			return 0, errors.Join(p.err, err)
+			return nil, errors.Join(p.err, err)
 		}
-		if i, ok, err := find(); ok || err != nil {
-			return i, err
+		if _, ok, err := find(); ok || err != nil {
+			return nil, err
 		}
-		return 0, fmt.Errorf("%w: %w", ErrOverloaded, p.err)
+		return nil, fmt.Errorf("%w: %w", ErrOverloaded, p.err)
 	}
 	if err := l.index.wait(context.Background(), p.index+1); err != nil {
-		return 0, err
+		return nil, err
 	}
-	return p.index, nil
+	return p, nil
 }
 
 // Add appends an entry that [verifier.Verifier.Admit] has admitted, and returns its index, which the next published
@@ -149,11 +167,7 @@ func (l *Log) append(ctx context.Context, leaf record.Leaf, urgent bool, find fu
 //
 // The caller is responsible for the rest of admission: that vendor, keys and freshness are those of this log.
 func (l *Log) Add(ctx context.Context, a *verifier.Admitted) (uint64, error) {
-	if err := l.begin(); err != nil {
-		return 0, err
-	}
-	defer l.adding.Done()
-	i, _, err := l.once(ctx, a.Entry(), func() (*verifier.Admitted, record.Digest, error) {
+	r, err := l.once(ctx, a.Entry(), func() (*verifier.Admitted, record.Digest, error) {
 		if a.Collateral() == nil {
 			return a, record.Digest{}, nil
 		}
@@ -163,11 +177,11 @@ func (l *Log) Add(ctx context.Context, a *verifier.Admitted) (uint64, error) {
 		}
 		return a, s.id, nil
 	})
-	return i, err
+	return r.index, err
 }
 
 // once appends what admit admits, unless the entry's statement is in the log. It reports whether it was.
-func (l *Log) once(ctx context.Context, e *record.Entry, admit func() (*verifier.Admitted, record.Digest, error)) (uint64, bool, error) {
+func (l *Log) once(ctx context.Context, e *record.Entry, admit func() (*verifier.Admitted, record.Digest, error)) (added, error) {
 	statement, entry := e.StatementDigest(), record.Digest(sha256.Sum256(e.Bytes()))
 	find := func() (uint64, bool, error) {
 		i, other, ok, err := l.index.statement(statement)
@@ -176,24 +190,36 @@ func (l *Log) once(ctx context.Context, e *record.Entry, admit func() (*verifier
 		}
 		return i, ok, err
 	}
-	return l.claims.do(ctx, statement, entry, func() (uint64, bool, error) {
+	return l.claims.do(ctx, statement, entry, func() (added, error) {
+		if err := l.begin(); err != nil {
+			return added{}, err
+		}
+		defer l.adding.Done()
 		ctx, cancel := context.WithTimeout(context.Background(), appendTimeout)
 		defer cancel()
 		if err := l.settle(ctx); err != nil {
-			return 0, false, err
+			return added{}, err
 		}
 		if i, ok, err := find(); ok || err != nil {
-			return i, ok, err
+			return added{index: i, dup: ok}, err
 		}
 		a, id, err := admit()
 		if err != nil {
-			return 0, false, err
+			return added{}, err
 		}
 		if age := l.cfg.now().Sub(a.AdmittedAt()); age > maxAdmissionAge {
-			return 0, false, fmt.Errorf("%w: admission took %v", ErrOverloaded, age)
+			return added{}, fmt.Errorf("%w: admission took %v", ErrOverloaded, age)
 		}
-		i, err := l.append(ctx, leafFor(a, id), false, find)
-		return i, false, err
+		leaf := leafFor(a, id)
+		p, err := l.append(ctx, leaf, false, find)
+		if err != nil {
+			return added{}, err
+		}
+		if p == nil { // it was appended though that failed, maybe in another leaf
+			i, _, err := find()
+			return added{index: i}, err
+		}
+		return added{index: p.index, leaf: p.entry.Data()}, nil
 	})
 }
 
@@ -213,15 +239,11 @@ func leafFor(a *verifier.Admitted, collateral record.Digest) record.Leaf {
 	}
 }
 
-// submit admits and appends a vendor's entry, and returns its index, and whether it was in the log before.
-func (l *Log) submit(ctx context.Context, v *vendor, e *record.Entry) (uint64, bool, error) {
-	if err := l.begin(); err != nil {
-		return 0, false, err
-	}
-	defer l.adding.Done()
+// submit admits and appends a vendor's entry, or finds it in the log.
+func (l *Log) submit(ctx context.Context, v *vendor, e *record.Entry) (added, error) {
 	// Before the claim: nobody's entry waits for somebody else's.
 	if st := e.Statement(); st.Vendor != v.id {
-		return 0, false, &verifier.AdmissionError{Problem: verifier.ProblemVendorMismatch,
+		return added{}, &verifier.AdmissionError{Problem: verifier.ProblemVendorMismatch,
 			Err: fmt.Errorf("the statement is of vendor %.200q, but was submitted by vendor %.200q", st.Vendor, v.id)}
 	}
 	return l.once(ctx, e, func() (*verifier.Admitted, record.Digest, error) { return l.admit(v.id, e) })

@@ -242,8 +242,12 @@ func (c *collateral) get(ctx context.Context, k platformKind, at time.Time) (*lo
 		return cur, nil
 	}
 	ch := c.group.DoChan(k.String(), func() (any, error) {
+		if err := c.l.begin(); err != nil {
+			return nil, err
+		}
+		defer c.l.adding.Done()
 		// Not ctx: others may wait for this, and what was begun should be finished.
-		s, err := c.update(context.Background(), k, src)
+		s, err := c.update(context.Background(), k, src, at)
 		if err != nil {
 			c.l.logger.Warn("collateral can't be logged", "platform", k.String(), "err", err)
 			c.mu.Lock()
@@ -284,13 +288,16 @@ func collateralError(err error) error {
 }
 
 // update logs what the source gave, if it is news, and makes it current.
-func (c *collateral) update(ctx context.Context, k platformKind, src *tdx.Collateral) (*loggedSet, error) {
+func (c *collateral) update(ctx context.Context, k platformKind, src *tdx.Collateral, at time.Time) (*loggedSet, error) {
 	set, err := c.l.verifier.Compile(src)
 	if err != nil {
 		return nil, fmt.Errorf("collateral for %v: %w: %w", k, pcs.ErrUnreachable, err)
 	}
 	if got := (platformKind{set.FMSPC(), set.PCKCA()}); got != k {
 		return nil, fmt.Errorf("collateral for %v: %w: the source gave a set for %v", k, pcs.ErrUnreachable, got)
+	}
+	if err := set.ValidAt(at); err != nil {
+		return nil, &verifier.AdmissionError{Problem: verifier.ProblemNoCollateral, Err: err}
 	}
 	c.mu.Lock()
 	cur, maxTCB, maxQE := c.current[k], c.maxTCB[k.fmspc], c.maxQE

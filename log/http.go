@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"mime"
 	"net/http"
 	"net/http/pprof"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -161,7 +163,8 @@ const (
 //
 //	GET /proof/by-note/{sha256}                  the time leaf that holds a note
 //	GET /proof/by-collateral/{sha256}            the collateral leaf with an id
-//	GET /proof/by-release/{sha256}?vendor=ID     the vendor's newest release of an image
+//	GET /proof/by-release/{sha256}?vendor=ID     the vendor's newest release of an image; &before=INDEX of those before a leaf
+//	GET /proof/by-withdrawal/{sha256}?vendor=ID  the vendor's withdrawal of a release, by the release's statement digest
 //	GET /proof/by-key/{sha256}?vendor=ID         the leaf by which a release key became known
 //	GET /proof/covering/{index}                  the first time leaf whose checkpoint covers a leaf
 //
@@ -312,10 +315,11 @@ func (l *Log) tryAdd(w http.ResponseWriter, r *http.Request) (string, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), l.cfg.MaxWait+appendTimeout)
 	defer cancel()
 	waited := time.Now()
-	index, dup, err := l.submit(ctx, v, e)
+	added, err := l.submit(ctx, v, e)
 	if err != nil {
 		return "", err
 	}
+	index := added.index
 	// Waiting for a checkpoint is cheap; what is in flight is only what costs.
 	land()
 	wctx, cancel := context.WithTimeout(r.Context(), max(l.cfg.MaxWait-time.Since(waited), 0))
@@ -333,7 +337,7 @@ func (l *Log) tryAdd(w http.ResponseWriter, r *http.Request) (string, error) {
 		fmt.Fprintf(w, "{\"index\":%d,\"statement\":\"%x\"}\n", index, digest)
 		return "accepted", nil
 	}
-	proof, err := l.proof(r.Context(), pub, index)
+	proof, err := l.proof(r.Context(), pub, index, added.leaf)
 	if err != nil {
 		return "", err
 	}
@@ -342,7 +346,7 @@ func (l *Log) tryAdd(w http.ResponseWriter, r *http.Request) (string, error) {
 	h.Set("Cache-Control", neverStored)
 	h.Set("Content-Length", strconv.Itoa(len(proof)))
 	w.Write(proof)
-	if dup {
+	if added.dup {
 		return "duplicate", nil
 	}
 	return "admitted", nil
@@ -383,11 +387,14 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	return b.Bytes(), nil
 }
 
-// proof returns the tlog-proof of a leaf under a published checkpoint. A proof that doesn't verify isn't handed out.
-func (l *Log) proof(ctx context.Context, pub *published, index uint64) ([]byte, error) {
-	leaf, err := l.tree.leaf(ctx, index)
-	if err != nil {
-		return nil, err
+// proof returns the tlog-proof of a leaf under a published checkpoint. A proof that doesn't verify isn't handed out. The
+// leaf is read from the tree if it is nil.
+func (l *Log) proof(ctx context.Context, pub *published, index uint64, leaf []byte) ([]byte, error) {
+	if leaf == nil {
+		var err error
+		if leaf, err = l.tree.leaf(ctx, index); err != nil {
+			return nil, err
+		}
 	}
 	hashes, err := l.tree.inclusion(ctx, index, pub.cp.Size)
 	if err != nil {
@@ -471,7 +478,7 @@ func (l *Log) getBundle(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Add("Vary", "Accept-Encoding")
 	if !acceptsGzip(r) {
-		b, err := l.tree.bundle(r.Context(), id.index, width)
+		b, err := l.tree.bundleBytes(r.Context(), id.index, width)
 		if err != nil {
 			return err
 		}
@@ -480,7 +487,7 @@ func (l *Log) getBundle(w http.ResponseWriter, r *http.Request) error {
 	key := bundleKey{id.index, width}
 	z, ok := l.zipped.Get(key)
 	if !ok {
-		b, err := l.tree.bundle(r.Context(), id.index, width)
+		b, err := l.tree.bundleBytes(r.Context(), id.index, width)
 		if err != nil {
 			return err
 		}
@@ -593,7 +600,7 @@ func (l *Log) sendProof(w http.ResponseWriter, r *http.Request, index uint64) er
 	if index >= pub.cp.Size {
 		return refuse("not-found", "index %d is not in the published tree of size %d", index, pub.cp.Size)
 	}
-	p, err := l.proof(r.Context(), pub, index)
+	p, err := l.proof(r.Context(), pub, index, nil)
 	if err != nil {
 		return err
 	}
@@ -602,7 +609,7 @@ func (l *Log) sendProof(w http.ResponseWriter, r *http.Request, index uint64) er
 
 func (l *Log) getProofBy(w http.ResponseWriter, r *http.Request) error {
 	by, what := r.PathValue("by"), r.PathValue("what")
-	index, ok, err := l.lookup(by, what, r.URL.Query().Get("vendor"))
+	index, ok, err := l.lookup(by, what, r.URL.Query())
 	if err != nil {
 		return err
 	}
@@ -613,7 +620,7 @@ func (l *Log) getProofBy(w http.ResponseWriter, r *http.Request) error {
 }
 
 // lookup returns the index of the leaf that is asked for.
-func (l *Log) lookup(by, what, vendor string) (uint64, bool, error) {
+func (l *Log) lookup(by, what string, query url.Values) (uint64, bool, error) {
 	if by == "covering" {
 		index, err := parseIndex(what)
 		if err != nil {
@@ -622,7 +629,7 @@ func (l *Log) lookup(by, what, vendor string) (uint64, bool, error) {
 		return l.index.covering(index)
 	}
 	switch by {
-	case "by-statement", "by-note", "by-collateral", "by-release", "by-key":
+	case "by-statement", "by-note", "by-collateral", "by-release", "by-withdrawal", "by-key":
 	default:
 		return 0, false, refuse("not-found", "nothing is found %.40q", by)
 	}
@@ -630,7 +637,9 @@ func (l *Log) lookup(by, what, vendor string) (uint64, bool, error) {
 	if err != nil {
 		return 0, false, err
 	}
-	if by == "by-release" || by == "by-key" {
+	vendor := query.Get("vendor")
+	switch by {
+	case "by-release", "by-withdrawal", "by-key":
 		if err := record.CheckVendorID(vendor); err != nil {
 			return 0, false, refuse("malformed", "vendor: %v", err)
 		}
@@ -645,7 +654,15 @@ func (l *Log) lookup(by, what, vendor string) (uint64, bool, error) {
 	case "by-collateral":
 		return l.index.indexAt(digestKey(keyCollateral, d))
 	case "by-release":
-		return l.index.indexAt(releaseKey(vendor, d))
+		before := uint64(math.MaxInt64)
+		if query.Has("before") {
+			if before, err = parseIndex(query.Get("before")); err != nil {
+				return 0, false, err
+			}
+		}
+		return l.index.release(vendor, d, before)
+	case "by-withdrawal":
+		return l.index.indexAt(withdrawnKey(vendor, d))
 	default:
 		i, _, ok, err := l.index.vendorKey(vendor, what)
 		return i, ok, err

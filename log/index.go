@@ -70,8 +70,8 @@ const (
 	keyCollateral = 'C' // collateral id → index u64
 	keyPlatform   = 'F' // FMSPC "-" CA → see platformValue: the newest collateral
 	keyVendorKey  = 'K' // key id, vendor → index u64, SPKI
-	keyRelease    = 'R' // image digest, vendor → index u64: the newest
-	keyWithdrawn  = 'W' // statement digest of the release → index u64: the first
+	keyRelease    = 'R' // image digest, vendor, 0, index u64 → nothing
+	keyWithdrawn  = 'W' // statement digest of the release, vendor → index u64: the first
 )
 
 // indexVersion is written with the position. An index of another version is built again.
@@ -215,6 +215,8 @@ func (x *index) wait(ctx context.Context, size uint64) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-x.l.haltedc:
+			return ErrClosed
+		case <-x.l.ended:
 			return ErrClosed
 		}
 	}
@@ -401,8 +403,12 @@ func vendorKeyKey(vendor, keyid string) []byte {
 	return append(append([]byte{keyVendorKey}, keyid...), "\x00"+vendor...)
 }
 
-func releaseKey(vendor string, image record.Digest) []byte {
-	return append(digestKey(keyRelease, image), vendor...)
+func releasePrefix(vendor string, image record.Digest) []byte {
+	return append(append(digestKey(keyRelease, image), vendor...), 0)
+}
+
+func withdrawnKey(vendor string, release record.Digest) []byte {
+	return append(digestKey(keyWithdrawn, release), vendor...)
 }
 
 // A batch is what a step writes.
@@ -451,9 +457,9 @@ func (x *index) apply(b *batch, i uint64, leaf record.Leaf) error {
 		k := &st.VendorKey.Key
 		return b.setFirst(vendorKeyKey(st.Vendor, k.KeyID), u64(i), record.SPKI(k.PublicKey))
 	case st.Release != nil:
-		return b.Set(releaseKey(st.Vendor, st.Release.Image.SHA256), u64(i), nil)
+		return b.Set(append(releasePrefix(st.Vendor, st.Release.Image.SHA256), u64(i)...), nil, nil)
 	case st.Withdrawn != nil:
-		return b.setFirst(digestKey(keyWithdrawn, st.Withdrawn.Statement), u64(i))
+		return b.setFirst(withdrawnKey(st.Vendor, st.Withdrawn.Statement), u64(i))
 	}
 	return nil
 }
@@ -538,6 +544,20 @@ func (x *index) covering(i uint64) (uint64, bool, error) {
 		return 0, false, it.Error()
 	}
 	return binary.BigEndian.Uint64(it.Value()), true, nil
+}
+
+// release returns the newest release of a vendor for an image among the leaves before an index.
+func (x *index) release(vendor string, image record.Digest, before uint64) (uint64, bool, error) {
+	prefix := releasePrefix(vendor, image)
+	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: append(slices.Clone(prefix), u64(before)...)})
+	if err != nil {
+		return 0, false, err
+	}
+	defer it.Close()
+	if !it.Last() {
+		return 0, false, it.Error()
+	}
+	return binary.BigEndian.Uint64(it.Key()[len(prefix):]), true, nil
 }
 
 // vendorKey returns where a release key of a vendor is, and the key.

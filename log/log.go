@@ -113,6 +113,8 @@ type Config struct {
 	batch func(when string) error           // like fault, for the index
 	wrap  func(tileReader) tileReader       // puts a test between Tessera's files and the log
 	addFn func(tessera.AddFn) tessera.AddFn // puts a test between the sequencer and Tessera
+	poll  time.Duration                     // how often the vendors file is looked at; a second
+	retry time.Duration                     // pause after the storage has failed; a second
 }
 
 // Errors of Open and Add. Other errors are for people.
@@ -165,6 +167,7 @@ type Log struct {
 	haltedc  chan struct{}
 	haltOnce sync.Once
 
+	ended         chan struct{} // closed when nothing more is to be waited for
 	stopTessera   func(context.Context) error
 	cancelTessera context.CancelFunc
 	cancel        context.CancelFunc // ends the goroutines in tasks
@@ -263,6 +266,8 @@ func (c *Config) setDefaults() error {
 	if c.Registry == nil {
 		c.Registry = prometheus.NewRegistry()
 	}
+	c.poll = or(c.poll, vendorsPoll)
+	c.retry = or(c.retry, storageRetry)
 	if c.now == nil {
 		c.now = time.Now
 	}
@@ -289,7 +294,7 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 	if err := c.setDefaults(); err != nil {
 		return nil, err
 	}
-	l := &Log{cfg: c, logger: c.Logger, verifier: verifier.New(c.Root), flight: make(chan struct{}, c.MaxInFlight), haltedc: make(chan struct{}), zipped: newZipped()}
+	l := &Log{cfg: c, logger: c.Logger, verifier: verifier.New(c.Root), flight: make(chan struct{}, c.MaxInFlight), haltedc: make(chan struct{}), ended: make(chan struct{}), zipped: newZipped()}
 	l.claims.m = make(map[record.Digest]*claim)
 	l.metrics = newMetrics(c.Registry, l)
 	if l.vendors, err = newVendors(c.VendorsFile); err != nil {
@@ -487,7 +492,7 @@ func (l *Log) abandon() {
 
 // Shutdown ends the log: it refuses new submissions, finishes those under way, publishes what was appended if the
 // witnesses answer in time, and releases the directory. If ctx ends before that, what was appended is still in the tree,
-// and is published after the next start. The handlers' requests must have ended, or they are answered 503.
+// and is published after the next start. Requests to the handlers should have ended before, as http.Server.Shutdown has it.
 func (l *Log) Shutdown(ctx context.Context) error {
 	l.closed.Do(func() { l.closeEr = l.shutdown(ctx) })
 	return l.closeEr
@@ -514,6 +519,7 @@ func (l *Log) shutdown(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("what was appended last is not published: %w", err))
 		}
 	}
+	close(l.ended)
 	l.cancel()
 	l.tasks.Wait()
 	l.pub.stop()

@@ -16,6 +16,7 @@ import (
 
 // A session's start, a release and its key go in and come out with proofs that verify, in every way to ask for them.
 func TestAddAndProve(t *testing.T) {
+	t.Parallel()
 	s := newWorld(t).open()
 	key := vendorKeyEntry(t, vendorA, s.relA)
 	rel := releaseEntry(t, vendorA, s.relA, "1")
@@ -121,6 +122,7 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 
 // Each refusal has its status, its problem, and says what was wrong.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := w.open()
 	fresh := s.freshness()
@@ -236,6 +238,7 @@ func (w *world) importEntry(record.Freshness) *record.Entry {
 
 // A submission that comes again gets the same index, whether it comes after, at the same time, or after a restart.
 func TestDuplicates(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := w.open()
 	e := w.newTD().start(t, s.freshness())
@@ -282,6 +285,7 @@ func TestDuplicates(t *testing.T) {
 }
 
 func TestOpen(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.config()
 	c.Create = false

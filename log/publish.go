@@ -274,7 +274,7 @@ func (p *publisher) run(ctx context.Context) {
 	}
 }
 
-// storageRetry is how long the publisher waits after the storage has failed.
+// storageRetry is how long the publisher and others wait after the storage has failed.
 const storageRetry = time.Second
 
 // advance does what can be done now, and returns when to look again, 0 if something has to happen first.
@@ -313,7 +313,7 @@ func (p *publisher) advance(ctx context.Context) time.Duration {
 func (p *publisher) failed(what string, err error) {
 	p.l.logger.Error("publishing is delayed", "what", what, "err", err)
 	p.l.metrics.storageErrors.WithLabelValues("publish").Inc()
-	p.retry = time.Now().Add(storageRetry)
+	p.retry = time.Now().Add(p.l.cfg.retry)
 }
 
 // choose makes what the index has reached the candidate, if there is reason to. Else it returns when to try again.
@@ -333,13 +333,13 @@ func (p *publisher) choose(ctx context.Context) (time.Duration, bool) {
 	// Tessera's state is visible before it is durable. What is signed must not be lost.
 	if err := syncDir(filepath.Join(p.l.cfg.Dir, tesseraDir, ".state")); err != nil {
 		p.failed("tree state", err)
-		return storageRetry, false
+		return p.l.cfg.retry, false
 	}
 	if text := cp.Text(); !bytes.Equal(text, p.persisted) {
 		p.persisted = nil
 		if err := p.l.store.put(candidateName, text); err != nil {
 			p.failed("candidate", err)
-			return storageRetry, false
+			return p.l.cfg.retry, false
 		}
 		p.persisted = text
 	}
@@ -347,7 +347,7 @@ func (p *publisher) choose(ctx context.Context) (time.Duration, bool) {
 	if err != nil {
 		// Such as a key in an agent that is away.
 		p.failed("signature", err)
-		return storageRetry, false
+		return p.l.cfg.retry, false
 	}
 	p.mu.Lock()
 	p.resign = false

@@ -17,19 +17,17 @@ type timekeeper struct {
 	l      *Log
 	kicked chan struct{}
 
-	mu      sync.Mutex // guards what follows, held briefly
-	leaves  []timeLeaf // the newest, oldest first, at most keepNotes
-	state   timesState
-	wanted  bool      // somebody has asked for freshness since the newest time leaf
-	begun   time.Time // when the log was opened
-	changed chan struct{}
+	mu     sync.Mutex // guards what follows, held briefly
+	leaves []timeLeaf // the newest, oldest first, at most keepNotes
+	state  timesState
+	wanted time.Time // when somebody last asked for freshness
 }
 
 // keepNotes is how many of the newest time leaves are kept in memory: the newest isn't published for a moment.
 const keepNotes = 4
 
 func newTimekeeper(l *Log) (*timekeeper, error) {
-	return &timekeeper{l: l, kicked: make(chan struct{}, 1), changed: make(chan struct{})}, nil
+	return &timekeeper{l: l, kicked: make(chan struct{}, 1)}, nil
 }
 
 // load reads the newest time leaf. The index must have caught up.
@@ -72,7 +70,6 @@ func (t *timekeeper) logged(tl timeLeaf) {
 	if len(t.leaves) > keepNotes {
 		t.leaves = append([]timeLeaf(nil), t.leaves[len(t.leaves)-keepNotes:]...)
 	}
-	t.wanted = false
 }
 
 // progress is called by the follower after each step.
@@ -107,7 +104,7 @@ func (t *timekeeper) newest() (timeLeaf, bool) {
 // the time for which statements may use it, a newer one is made, and waited for, at most until ctx is done.
 func (t *timekeeper) freshness(ctx context.Context) (timeLeaf, error) {
 	t.mu.Lock()
-	t.wanted = true
+	t.wanted = t.l.cfg.now()
 	t.mu.Unlock()
 	t.kick()
 	old := func(tl timeLeaf, d time.Duration) bool { return t.l.cfg.now().Sub(tl.loggedAt) >= d }
@@ -142,25 +139,23 @@ func (t *timekeeper) due() (time.Duration, bool) {
 		return 0, true // at first start immediately: without one there can be no record
 	}
 	uncovered := t.state.other > t.state.covered
-	if !uncovered && !t.wanted {
+	newest := t.leaves[len(t.leaves)-1].loggedAt
+	if !uncovered && !t.wanted.After(newest) {
 		return 0, false
 	}
-	age := t.l.cfg.now().Sub(t.leaves[len(t.leaves)-1].loggedAt)
+	age := t.l.cfg.now().Sub(newest)
 	if age < 0 {
 		age = t.l.cfg.TimeInterval // the clock went back
 	}
 	return max(t.l.cfg.TimeInterval-age, 0), true
 }
 
-// timeRetry is how long the timekeeper waits after a failure.
-const timeRetry = time.Second
-
 // run logs time leaves until ctx is done.
 func (t *timekeeper) run(ctx context.Context) {
 	var failed time.Time // when it last failed
 	for ctx.Err() == nil && t.l.Err() == nil {
 		wait, ok := t.due()
-		wait = max(wait, timeRetry-time.Since(failed))
+		wait = max(wait, t.l.cfg.retry-time.Since(failed))
 		if ok && wait <= 0 {
 			if err := t.log(ctx); errors.Is(err, ErrClosed) {
 				return

@@ -24,6 +24,16 @@ const tileWidth = 256
 // most. A proof in a log of 2^32 leaves touches four tiles, and all but the lowest are shared by 65,536 leaves.
 const cachedTiles = 1024
 
+// cachedBundles bounds the cache of entry bundles, 2 MB each as a rule and 16 MB at most. Without it, each proof for an
+// entry would read the 255 others beside it.
+const cachedBundles = 16
+
+// bundleData is an entry bundle as it was read, and the offset of each entry, and of the end. It is never modified.
+type bundleData struct {
+	data    []byte
+	offsets []int
+}
+
 // A tileReader is the part of tessera.LogReader that a tree reads from.
 type tileReader interface {
 	ReadTile(ctx context.Context, level, index uint64, p uint8) ([]byte, error)
@@ -41,8 +51,9 @@ type tileReader interface {
 // is a prefix of it. So that is the only file ever read, and narrower ones are cut from it, which also serves
 // readers of partial tiles that Tessera's garbage collection has removed.
 type tree struct {
-	r     tileReader
-	cache *lru.Cache[tileID, *tile]
+	r       tileReader
+	cache   *lru.Cache[tileID, *tile]
+	bundles *lru.Cache[uint64, *bundleData]
 
 	// size is the largest integrated size seen. It never shrinks.
 	size atomic.Uint64
@@ -63,7 +74,11 @@ func newTree(r tileReader) *tree {
 	if err != nil {
 		panic(err) // the size is a positive constant
 	}
-	return &tree{r: r, cache: c}
+	b, err := lru.New[uint64, *bundleData](cachedBundles)
+	if err != nil {
+		panic(err)
+	}
+	return &tree{r: r, cache: c, bundles: b}
 }
 
 // refresh asks Tessera for the integrated size, and returns it.
@@ -233,6 +248,9 @@ func (t *tree) inclusion(ctx context.Context, index, size uint64) ([][sha256.Siz
 // consistency returns the RFC 6962 proof between two sizes of the tree. It is empty if they are equal or the smaller
 // is 0.
 func (t *tree) consistency(ctx context.Context, from, to uint64) ([][sha256.Size]byte, error) {
+	if from == 0 {
+		return nil, nil // which later versions of the library refuse as meaningless
+	}
 	n, err := proof.Consistency(from, to)
 	if err != nil {
 		return nil, err
@@ -264,39 +282,50 @@ func (t *tree) tileBytes(ctx context.Context, id tileID, width uint64) ([]byte, 
 	return c.data[:width*sha256.Size], nil
 }
 
-// bundle returns the first width entries of an entry bundle, as served: each with its length before it.
-func (t *tree) bundle(ctx context.Context, index, width uint64) ([]byte, error) {
-	id := tileID{0, index}
-	b, err := t.readWidth(ctx, id, width,
+// bundle returns an entry bundle with at least width entries.
+func (t *tree) bundle(ctx context.Context, index, width uint64) (*bundleData, error) {
+	if b, ok := t.bundles.Get(index); ok && uint64(len(b.offsets)) > width {
+		return b, nil
+	}
+	var offsets []int
+	b, err := t.readWidth(ctx, tileID{0, index}, width,
 		func(p uint8) ([]byte, error) { return t.r.ReadEntryBundle(ctx, index, p) },
-		func(b []byte, w int) bool {
-			n, err := bundlePrefix(b, w)
-			return err == nil && n == len(b)
+		func(b []byte, w int) (ok bool) {
+			offsets, ok = bundleOffsets(b)
+			return ok && len(offsets) == w+1
 		})
 	if err != nil {
 		return nil, fmt.Errorf("bundle %d: %w", index, err)
 	}
-	n, err := bundlePrefix(b, int(width))
-	if err != nil {
-		return nil, fmt.Errorf("bundle %d: %w", index, err)
-	}
-	return b[:n], nil
+	d := &bundleData{b, offsets}
+	t.bundles.Add(index, d)
+	return d, nil
 }
 
-// leaf returns the bytes of the leaf at index.
+// bundleBytes returns the first width entries of a bundle, as served: each with its length before it.
+func (t *tree) bundleBytes(ctx context.Context, index, width uint64) ([]byte, error) {
+	b, err := t.bundle(ctx, index, width)
+	if err != nil {
+		return nil, err
+	}
+	return b.data[:b.offsets[width]], nil
+}
+
+// entry returns an entry without its length. It must not be modified.
+func (b *bundleData) entry(i uint64) []byte {
+	return b.data[b.offsets[i]+2 : b.offsets[i+1] : b.offsets[i+1]]
+}
+
+// leaf returns the bytes of the leaf at index, which must not be modified.
 func (t *tree) leaf(ctx context.Context, index uint64) ([]byte, error) {
 	b, err := t.bundle(ctx, index/tileWidth, index%tileWidth+1)
 	if err != nil {
 		return nil, err
 	}
-	n, err := bundlePrefix(b, int(index%tileWidth))
-	if err != nil {
-		return nil, err
-	}
-	return b[n+2:], nil
+	return b.entry(index % tileWidth), nil
 }
 
-// leaves calls f with the bytes of each leaf in [from, to), in order. The bytes are valid during the call only.
+// leaves calls f with the bytes of each leaf in [from, to), in order, which must not be modified.
 func (t *tree) leaves(ctx context.Context, from, to uint64, f func(index uint64, leaf []byte) error) error {
 	for from < to {
 		n := from / tileWidth
@@ -305,32 +334,29 @@ func (t *tree) leaves(ctx context.Context, from, to uint64, f func(index uint64,
 		if err != nil {
 			return err
 		}
-		skip, err := bundlePrefix(b, int(from-n*tileWidth))
-		if err != nil {
-			return fmt.Errorf("bundle %d: %w", n, err)
-		}
-		for b = b[skip:]; from < end; from++ {
-			l := 2 + int(binary.BigEndian.Uint16(b))
-			if err := f(from, b[2:l]); err != nil {
+		for ; from < end; from++ {
+			if err := f(from, b.entry(from%tileWidth)); err != nil {
 				return err
 			}
-			b = b[l:]
 		}
 	}
 	return nil
 }
 
-// bundlePrefix returns the length in bytes of the first n entries of a bundle (c2sp.org/tlog-tiles: "sequences of
-// big-endian uint16 length-prefixed log entries").
-func bundlePrefix(b []byte, n int) (int, error) {
-	off := 0
-	for i := range n {
-		if len(b)-off < 2 || len(b)-off-2 < int(binary.BigEndian.Uint16(b[off:])) {
-			return 0, fmt.Errorf("entry %d of %d is truncated", i, n)
+// bundleOffsets returns the offset of each entry of a bundle and of its end, and whether it consists of whole entries
+// (c2sp.org/tlog-tiles: "sequences of big-endian uint16 length-prefixed log entries").
+func bundleOffsets(b []byte) ([]int, bool) {
+	offsets := make([]int, 1, tileWidth+1)
+	for off := 0; off < len(b); offsets = append(offsets, off) {
+		if len(b)-off < 2 {
+			return nil, false
 		}
 		off += 2 + int(binary.BigEndian.Uint16(b[off:]))
+		if off > len(b) {
+			return nil, false
+		}
 	}
-	return off, nil
+	return offsets, true
 }
 
 // parseTilePath parses what follows "/tile/entries/" or "/tile/<L>/": the index in groups of three digits, and

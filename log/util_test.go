@@ -2,6 +2,7 @@ package sessionlog
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -16,8 +17,10 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,6 +63,7 @@ type world struct {
 	relA     ed25519.PrivateKey
 	cfg      func(*Config) // changes the configuration of every open
 	token    string
+	now      func() time.Time // the clock of the log and of its source of collateral, time.Now if nil
 }
 
 // commonPKI is expensive to make and never changes.
@@ -128,7 +132,7 @@ func (w *world) writeVendors(text string) {
 
 // config returns the configuration, for a new log if there is none.
 func (w *world) config() Config {
-	src, err := pcs.New(pcs.Config{URL: w.pcsURL, Root: w.root})
+	src, err := pcs.New(pcs.Config{URL: w.pcsURL, Root: w.root, Now: w.now})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -136,7 +140,7 @@ func (w *world) config() Config {
 	c := Config{
 		Origin: testOrigin, Keys: w.keys, Dir: w.dir, Create: Exists(w.dir) != nil,
 		LogPolicy: w.policy, AllowQuorumNone: true, VendorsFile: w.vendors, Root: w.root, Collateral: src,
-		CheckpointInterval: 20 * time.Millisecond, TimeInterval: 100 * time.Millisecond, Logger: testLogger(w.t),
+		CheckpointInterval: 20 * time.Millisecond, TimeInterval: 100 * time.Millisecond, Logger: testLogger(w.t), now: w.now,
 	}
 	if w.cfg != nil {
 		w.cfg(&c)
@@ -432,20 +436,15 @@ func (s *server) audit() [][]byte {
 		if a.status != http.StatusOK {
 			s.t.Fatalf("bundle %d: status %d", n, a.status)
 		}
-		b := a.body
-		for i := range width {
-			end, err := bundlePrefix(b, 1)
-			if err != nil {
-				s.t.Fatalf("bundle %d, entry %d: %v", n, i, err)
-			}
-			leaf := b[2:end]
-			h := record.LeafHash(leaf)
-			r.Append(h[:], nil)
-			leaves = append(leaves, leaf)
-			b = b[end:]
+		offsets, ok := bundleOffsets(a.body)
+		if !ok || uint64(len(offsets)) != width+1 {
+			s.t.Fatalf("bundle %d of width %d has %d entries", n, width, len(offsets)-1)
 		}
-		if len(b) > 0 {
-			s.t.Fatalf("bundle %d has %d surplus bytes", n, len(b))
+		b := &bundleData{a.body, offsets}
+		for i := range width {
+			h := record.LeafHash(b.entry(i))
+			r.Append(h[:], nil)
+			leaves = append(leaves, b.entry(i))
 		}
 	}
 	if root, err := rangeRoot(r); err != nil || root != c.Root {
@@ -464,4 +463,80 @@ func tilePath(n, width uint64) string {
 		s += fmt.Sprintf(".p/%d", width)
 	}
 	return s
+}
+
+func hexSum(s string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(s))) }
+
+// A switchSource gives the set, or the error, that a test says.
+type switchSource struct {
+	mu    sync.Mutex
+	c     *tdx.Collateral
+	err   error
+	asked atomic.Int64
+}
+
+func (s *switchSource) Collateral(context.Context, string, string, time.Time) (*tdx.Collateral, error) {
+	s.asked.Add(1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.c, s.err
+}
+
+// set makes the source give a set with the given number, issued an hour ago and some time later.
+func (s *switchSource) set(t testing.TB, w *world, number uint32, later time.Duration) {
+	t.Helper()
+	c, err := w.pki.Collateral(tdxsim.CollateralOptions{TCBEvaluationDataNumber: number, IssueDate: time.Now().Add(-time.Hour + later)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	s.c, s.err = c, nil
+	s.mu.Unlock()
+}
+
+func (s *switchSource) fail(err error) {
+	s.mu.Lock()
+	s.c, s.err = nil, err
+	s.mu.Unlock()
+}
+
+// metric returns the value of a metric, 0 if there is none.
+func (s *server) metric(name string) float64 {
+	s.t.Helper()
+	rec := httptest.NewRecorder()
+	s.PrivateHandler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	for line := range strings.Lines(rec.Body.String()) {
+		if v, ok := strings.CutPrefix(line, name+" "); ok {
+			f, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return f
+		}
+	}
+	return 0
+}
+
+// raw is get with an Accept-Encoding of the test's choice, and no decompression.
+func (s *server) raw(path, acceptEncoding string) answer {
+	s.t.Helper()
+	req, err := http.NewRequestWithContext(s.t.Context(), "GET", s.url+path, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	req.Header.Set("Accept-Encoding", acceptEncoding)
+	return s.do(req)
+}
+
+func gunzip(t testing.TB, b []byte) []byte {
+	t.Helper()
+	z, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }

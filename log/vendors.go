@@ -220,7 +220,7 @@ const vendorsPoll = time.Second
 
 // watchVendors reads the vendors file again when it changes, until ctx is done.
 func (l *Log) watchVendors(ctx context.Context) {
-	t := time.NewTicker(vendorsPoll)
+	t := time.NewTicker(l.cfg.poll)
 	defer t.Stop()
 	for {
 		select {

@@ -35,6 +35,17 @@ func VerifyConsistency(oldRoot, newRoot [32]byte, oldSize, newSize uint64, hashe
 	if oldSize == 0 && oldRoot != EmptyRoot() {
 		return fmt.Errorf("%w: the root of size 0 isn't that of the empty tree", ErrBadProof)
 	}
+	if oldSize == 0 {
+		// Later versions of the library refuse this as meaningless; c2sp.org/tlog-witness defines it:
+		// "The consistency proof MUST be empty if old is 0".
+		if len(hashes) != 0 {
+			return fmt.Errorf("%w: %d hashes from the empty tree, want none", ErrBadProof, len(hashes))
+		}
+		if newSize == 0 && newRoot != EmptyRoot() {
+			return fmt.Errorf("%w: the root of size 0 isn't that of the empty tree", ErrBadProof)
+		}
+		return nil
+	}
 	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, oldSize, newSize, slices2(hashes), oldRoot[:], newRoot[:]); err != nil {
 		return inclusionError(err, "consistency", oldSize, newSize)
 	}
