@@ -56,7 +56,7 @@ type Code string
 const (
 	CodeNoMeasurement  Code = "no-measurement"      // the policy names neither a measurement nor a release key
 	CodeMeasurement    Code = "measurement"         // no pinned measurement and no trusted release matches the quote
-	CodeRelease        Code = "release"             // the release that the statement names isn't the one that ran
+	CodeRelease        Code = "release"             // the release that the statement names isn't the one that ran; or the release was withdrawn
 	CodeReleaseKey     Code = "release-key"         // signed by a release key that the policy doesn't trust
 	CodeTCBStatus      Code = "tcb-status"          // the policy doesn't accept the TCB status
 	CodeAdvisory       Code = "advisory"            // the policy doesn't tolerate a security advisory, or not any more

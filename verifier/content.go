@@ -331,7 +331,8 @@ func (s *subject) modelRun(st *record.ModelRun) {
 			status = StatusFailed
 			s.refuse(CodeModelExecution, "models.execution", u.Execution, join(s.p.acceptedExecution(), "or"), "calls went on to %s, in class %s", quoted(u.Provider), u.Execution)
 		}
-		s.claim(fmt.Sprintf("upstream.%d", i), "Calls went on to", fmt.Sprintf("%s, execution %s", clean(u.Provider), u.Execution), SourceVendor, status, executionNotes[u.Execution])
+		id, label, value := upstreamClaim(i, &u)
+		s.claim(id, label, value, SourceVendor, status, executionNotes[u.Execution])
 	}
 	s.environment(&st.Environment, st.SessionKey, &st.Freshness)
 	if st.Session != nil {
@@ -342,8 +343,18 @@ func (s *subject) modelRun(st *record.ModelRun) {
 	}
 }
 
+func upstreamClaim(i int, u *record.Upstream) (id, label, value string) {
+	return fmt.Sprintf("upstream.%d", i), "Calls went on to", fmt.Sprintf("%s, execution %s", clean(u.Provider), u.Execution)
+}
+
 func (s *subject) releaseStatement(st *record.Release) {
 	s.say("release", "Release", fmt.Sprintf("%s %s (image SHA-256 %x)", clean(st.Image.Name), clean(st.Version), st.Image.SHA256), "")
+	// "A release that was withdrawn stays so. Whoever judges a record shows the
+	// withdrawal, whenever it was logged" (FORMAT.md, section 2.9).
+	if w := s.withdrawal(s.in.Entry); w != nil {
+		s.claim("release.withdrawn", "Withdrawn", clean(w.Reason), SourceVerifier, StatusFailed, "A logged withdrawal of the vendor names this release.")
+		s.refuse(CodeRelease, "release", "withdrawn", "not withdrawn", "the release was withdrawn (%s)", clean(w.Reason))
+	}
 	until := "without end"
 	if st.NotAfter != nil {
 		until = "to " + timestamp(*st.NotAfter)

@@ -172,9 +172,9 @@ func Ends(ends []*PlacedRecord) []Refusal {
 }
 
 // ModelRuns judges the models of a final record by the model-run records that it
-// names. The claims replace those of the final's verdict with the same ids, see
-// [Merge]. A model of class tee without a good record is refused, unless the
-// policy allows it.
+// names, and these by those that they name as upstream. The claims replace those
+// of the final's verdict with the same ids, see [Merge]. A model, or an upstream,
+// of class tee without a good record is refused, unless the policy allows it.
 //
 // runs may hold records that the final doesn't name; they are ignored. The
 // records' own refusals are the caller's to report, too.
@@ -184,17 +184,29 @@ func ModelRuns(start, final *PlacedRecord, runs []*PlacedRecord, p *Policy) ([]C
 	if session == nil {
 		return nil, nil
 	}
+	byStatement := modelRuns(runs)
 	for i := range session.Models {
 		m := &session.Models[i]
 		if m.Execution != record.ExecutionTEE {
 			continue
 		}
-		r.model(modelID(i), m, start, final, runs)
+		r.model(modelID(i), m, start, final, byStatement)
 	}
 	return r.claims, r.refusals
 }
 
-func (r *report) model(id string, m *record.Model, start, final *PlacedRecord, runs []*PlacedRecord) {
+// modelRuns finds model runs by their statements' digests.
+func modelRuns(records []*PlacedRecord) map[record.Digest]*PlacedRecord {
+	runs := make(map[record.Digest]*PlacedRecord)
+	for _, r := range records {
+		if r.statement().ModelRun != nil {
+			runs[r.Verdict.Entry.StatementDigest()] = r
+		}
+	}
+	return runs
+}
+
+func (r *report) model(id string, m *record.Model, start, final *PlacedRecord, runs map[record.Digest]*PlacedRecord) {
 	const label = "Model"
 	value := modelValue(m)
 	field := strings.Replace(id, ".", "s.", 1) + ".modelRun"
@@ -206,10 +218,8 @@ func (r *report) model(id string, m *record.Model, start, final *PlacedRecord, r
 		return StatusFailed
 	}
 	var run *PlacedRecord
-	for _, o := range runs {
-		if m.ModelRun != nil && o.statement().ModelRun != nil && o.Verdict.Entry.StatementDigest() == *m.ModelRun {
-			run = o
-		}
+	if m.ModelRun != nil {
+		run = runs[*m.ModelRun]
 	}
 	if run == nil {
 		ok := r.p.allowUnlinked
@@ -225,26 +235,147 @@ func (r *report) model(id string, m *record.Model, start, final *PlacedRecord, r
 		r.claim(id, label, value, SourceVerifier, StatusFailed, sentence(r.refusals[before].Message))
 		return
 	}
-	switch {
-	case !run.Verdict.Allowed():
+	if !run.Verdict.Allowed() {
 		ok := r.p.allowUnlinked
 		if !ok {
 			r.refuse(CodeModelRun, field, string(run.Verdict.Refusals[0].Code), "an allowed record", "the record of model %s isn't allowed by the appraisal policy: %s", quoted(m.RequestModel), run.Verdict.Refusals[0].Message)
 		}
 		r.claim(id, label, value, SourceVendor, asserted(ok), "Its own record is genuine, but the appraisal policy doesn't allow it.")
+		return
+	}
+	u := &upstreams{report: r, start: start, final: final, runs: runs, seen: make(map[*PlacedRecord]bool)}
+	u.follow(field, run)
+	switch {
+	case len(r.refusals) > before:
+		r.claim(id, label, value, SourceVerifier, StatusFailed, sentence(r.refusals[before].Message))
 	case run.statement().ModelRun.Session == nil:
 		r.claim(id, label, value, SourceVendor, asserted(true), fmt.Sprintf("Its own record, index %d, is good, but it covers many sessions, and doesn't show this one.", run.Index))
+	case u.unshown != "":
+		r.claim(id, label, value, SourceVendor, asserted(true), fmt.Sprintf("Its own record, index %d, names this session, but it sent calls on to %s, and no record shows where they ended.", run.Index, u.unshown))
+	case said(run) != SourceMeasuredCode:
+		r.claim(id, label, value, SourceVendor, asserted(true), fmt.Sprintf("Its own record, index %d, names this session, but the host could change the code that made it.", run.Index))
 	default:
 		note := fmt.Sprintf("Its own record, index %d, names this session, and both name the same key of their channel.", run.Index)
 		if n := len(run.statement().ModelRun.Environment.Accelerators); n > 0 {
 			note += " The evidence of its accelerators wasn't verified here."
 		}
 		if n := len(run.statement().ModelRun.Upstream); n > 0 {
-			note += " It sent calls on to others."
+			note += " It sent calls on to others, whose records are good, too."
 		}
 		r.claim(id, label, value, SourceVerifier, judged(accepted), note)
 	}
 }
+
+// Upstreams judges where a model run sent calls on to, by the records that it
+// names, as [ModelRuns] does for those of a session. The claims replace those of
+// the run's verdict with the same ids, see [Merge].
+func Upstreams(run *PlacedRecord, runs []*PlacedRecord, p *Policy) ([]Claim, []Refusal) {
+	u := &upstreams{report: &report{p: p}, runs: modelRuns(runs)}
+	if mr := run.statement().ModelRun; mr != nil {
+		for i := range mr.Upstream {
+			before := len(u.refusals)
+			u.unshown, u.seen = "", make(map[*PlacedRecord]bool)
+			u.hop(fmt.Sprintf("upstream.%d", i), run, &mr.Upstream[i])
+			if mr.Upstream[i].Execution != record.ExecutionTEE {
+				continue // the run's own verdict says all
+			}
+			id, label, value := upstreamClaim(i, &mr.Upstream[i])
+			switch {
+			case len(u.refusals) > before:
+				u.claim(id, label, value, SourceVerifier, StatusFailed, sentence(u.refusals[before].Message))
+			case u.unshown != "":
+				u.claim(id, label, value, SourceVendor, judgedAsserted(slices.Contains(p.acceptedExecution(), record.ExecutionTEE)), executionNotes[record.ExecutionTEE])
+			default:
+				u.claim(id, label, value, SourceVerifier, judged(slices.Contains(p.acceptedExecution(), record.ExecutionTEE)), "Its own record is good, and names the same key of their channel.")
+			}
+		}
+	}
+	return u.claims, u.refusals
+}
+
+// judgedAsserted is the status of what somebody says, and a policy was asked
+// about.
+func judgedAsserted(ok bool) ClaimStatus {
+	if ok {
+		return StatusAsserted
+	}
+	return StatusFailed
+}
+
+// upstreams follows model runs to those that they sent calls on to. Without
+// that, a gateway in confidential hardware could hide that the model isn't.
+type upstreams struct {
+	*report
+	start, final *PlacedRecord // nil if there is none
+	runs         map[record.Digest]*PlacedRecord
+
+	// seen has the runs that were followed: many ways may lead to one. There is
+	// no way round, since statements name others by their hashes.
+	seen map[*PlacedRecord]bool
+
+	unshown string // who got calls without a record that shows where, the first
+}
+
+func (u *upstreams) follow(field string, run *PlacedRecord) {
+	if u.seen[run] {
+		return
+	}
+	u.seen[run] = true
+	mr := run.statement().ModelRun
+	for i := range mr.Upstream {
+		u.hop(fmt.Sprintf("%s.upstream.%d", field, i), run, &mr.Upstream[i])
+	}
+}
+
+// hop judges one element of a run's upstream.
+func (u *upstreams) hop(field string, run *PlacedRecord, to *record.Upstream) {
+	unshown := func() {
+		if u.unshown == "" {
+			u.unshown = quoted(to.Provider)
+		}
+	}
+	if to.Execution != record.ExecutionTEE {
+		unshown() // whether that class is good enough, the run's own verdict says
+		return
+	}
+	var next *PlacedRecord
+	if to.ModelRun != nil {
+		next = u.runs[*to.ModelRun]
+	}
+	if next == nil {
+		unshown()
+		if !u.p.allowUnlinked {
+			u.refuse(CodeModelRun, field, digestText(to.ModelRun), "the record of the model run", "calls went on to %s, which is said to be in confidential hardware, and there is no record of it", quoted(to.Provider))
+		}
+		return
+	}
+	a, b := run.statement().ModelRun, next.statement().ModelRun
+	differ := func(what string, got, want any) {
+		u.refuse(CodeModelRun, field, fmt.Sprint(got), fmt.Sprint(want), "a model run and the one that it sent calls on to differ in %s: %v and %v", what, want, got)
+	}
+	if next.Origin != run.Origin {
+		differ("log", clean(next.Origin), clean(run.Origin))
+	}
+	if b.PeerChannel != to.Channel {
+		differ("channel", channelText(b.PeerChannel), channelText(to.Channel))
+	}
+	if a.Session != nil && b.Session != nil && a.Session.Statement != b.Session.Statement {
+		differ("start statement", fmt.Sprintf("%x", b.Session.Statement), fmt.Sprintf("%x", a.Session.Statement))
+	}
+	if u.final != nil && next.Index >= u.final.Index || u.start != nil && b.Session != nil && next.Index <= u.start.Index {
+		u.refuse(CodeOrder, field, fmt.Sprintf("index %d", next.Index), "between start and end", "the model run that calls were sent on to was logged at index %d, which isn't between the start and the end of the session", next.Index)
+	}
+	switch v := next.Verdict; {
+	case !v.Allowed() && !u.p.allowUnlinked:
+		u.refuse(CodeModelRun, field, string(v.Refusals[0].Code), "an allowed record", "the record of %s, to which calls were sent on, isn't allowed by the appraisal policy: %s", quoted(to.Provider), v.Refusals[0].Message)
+		return
+	case !v.Allowed(), b.Session == nil && a.Session != nil, said(next) != SourceMeasuredCode:
+		unshown()
+	}
+	u.follow(field, next)
+}
+
+func channelText(c record.Channel) string { return fmt.Sprintf("%s %x", c.Type, c.SHA256) }
 
 // compareModel refuses what the two sides of a model run have in contradiction:
 // "both sides name each other, a mismatch fails" (FIELDS.md).
@@ -263,6 +394,10 @@ func (r *report) compareModel(field string, m *record.Model, start, final, run *
 			differ(c.what, c.got, c.want)
 		}
 	}
+	// A record that covers many sessions must be of whom this one talked to.
+	if mr.PeerChannel != m.Channel {
+		differ("channel", channelText(mr.PeerChannel), channelText(m.Channel))
+	}
 	if s := mr.Session; s != nil {
 		if s.ID != session.ID {
 			differ("session id", s.ID, session.ID)
@@ -272,9 +407,6 @@ func (r *report) compareModel(field string, m *record.Model, start, final, run *
 		}
 		if mr.PeerKeyID != session.SessionKey.KeyID {
 			differ("session key", mr.PeerKeyID, session.SessionKey.KeyID)
-		}
-		if mr.PeerChannel != m.Channel {
-			differ("channel", fmt.Sprintf("%s %x", mr.PeerChannel.Type, mr.PeerChannel.SHA256), fmt.Sprintf("%s %x", m.Channel.Type, m.Channel.SHA256))
 		}
 		if mr.Calls.Size != m.Calls {
 			differ("number of calls", mr.Calls.Size, m.Calls)

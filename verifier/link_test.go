@@ -229,6 +229,15 @@ func TestModelRuns(t *testing.T) {
 			m.Session, m.PeerKeyID, m.SessionsServed = nil, "", &record.Tree{Size: 9, Root: digest("sessions")}
 			m.Calls.Size = 1
 		}, []verifier.Code{verifier.CodeModelRun}, verifier.SourceVerifier, verifier.StatusFailed},
+		{"for many sessions, but of another channel", func(w *world) {
+			m := w.run.ModelRun
+			m.Session, m.PeerKeyID, m.SessionsServed = nil, "", &record.Tree{Size: 9, Root: digest("sessions")}
+			m.PeerChannel.SHA256[0]++
+		}, []verifier.Code{verifier.CodeModelRun}, verifier.SourceVerifier, verifier.StatusFailed},
+		{"in debug mode, which is allowed", func(w *world) {
+			w.runQuote.TDAttributes = new(tdxsim.AttrDebug | tdxsim.AttrSEPTVEDisable)
+			w.policy += "td: {allow-debug: true}\n"
+		}, nil, verifier.SourceVendor, verifier.StatusAsserted},
 		{"another session", func(w *world) { w.run.ModelRun.Session.ID[0]++ }, []verifier.Code{verifier.CodeModelRun}, verifier.SourceVerifier, verifier.StatusFailed},
 		{"another start", func(w *world) { w.run.ModelRun.Session.Statement = digest("other") }, []verifier.Code{verifier.CodeModelRun}, verifier.SourceVerifier, verifier.StatusFailed},
 		{"another session key", func(w *world) { w.run.ModelRun.PeerKeyID = keyid("other") }, []verifier.Code{verifier.CodeModelRun}, verifier.SourceVerifier, verifier.StatusFailed},
@@ -271,6 +280,113 @@ func TestModelRuns(t *testing.T) {
 				t.Errorf("claims %+v, want it %s by %s", claims, tt.status, tt.source)
 			}
 		})
+	}
+}
+
+// TestUpstream: a gateway in confidential hardware says nothing about where it sent calls on to, without the records of
+// that.
+func TestUpstream(t *testing.T) {
+	const holds, asserted, failed = verifier.StatusHolds, verifier.StatusAsserted, verifier.StatusFailed
+	for _, tt := range []struct {
+		name string
+		// edit changes the gateway's upstream, the record that it names, and the place of that record.
+		edit   func(w *world, u *record.Upstream, next *record.ModelRun, place *uint64)
+		policy string
+		want   verifier.Code
+		source verifier.Source
+		status verifier.ClaimStatus
+	}{
+		{"good", func(*world, *record.Upstream, *record.ModelRun, *uint64) {}, "", "", verifier.SourceVerifier, holds},
+		{"none named", func(_ *world, u *record.Upstream, _ *record.ModelRun, _ *uint64) { u.ModelRun = nil }, "", verifier.CodeModelRun, verifier.SourceVerifier, failed},
+		{"not there", func(_ *world, u *record.Upstream, _ *record.ModelRun, _ *uint64) { u.ModelRun = digestp("other") }, "", verifier.CodeModelRun, verifier.SourceVerifier, failed},
+		{"not there, allowed", func(_ *world, u *record.Upstream, _ *record.ModelRun, _ *uint64) { u.ModelRun = nil }, "models: {allow-no-record: true}\n", "", verifier.SourceVendor, asserted},
+		{"zero retention by promise, allowed", func(_ *world, u *record.Upstream, _ *record.ModelRun, _ *uint64) {
+			u.Execution, u.ModelRun = record.ExecutionPolicyZDR, nil
+		}, "models: {execution: [tee, policy-zdr]}\n", "", verifier.SourceVendor, asserted},
+		{"another channel", func(_ *world, u *record.Upstream, _ *record.ModelRun, _ *uint64) { u.Channel.SHA256[0]++ }, "", verifier.CodeModelRun, verifier.SourceVerifier, failed},
+		{"another channel, allowed without", func(_ *world, u *record.Upstream, _ *record.ModelRun, _ *uint64) { u.Channel.SHA256[0]++ }, "models: {allow-no-record: true}\n", verifier.CodeModelRun, verifier.SourceVerifier, failed},
+		{"for another session", func(_ *world, _ *record.Upstream, next *record.ModelRun, _ *uint64) {
+			next.Session.Statement = digest("other")
+		}, "", verifier.CodeModelRun, verifier.SourceVerifier, failed},
+		{"for many sessions", func(_ *world, _ *record.Upstream, next *record.ModelRun, _ *uint64) {
+			next.Session, next.PeerKeyID, next.SessionsServed = nil, "", &record.Tree{Size: 9, Root: digest("sessions")}
+		}, "", "", verifier.SourceVendor, asserted},
+		{"not allowed itself", func(_ *world, _ *record.Upstream, next *record.ModelRun, _ *uint64) {
+			next.Environment.Release.SHA256[0]++
+		}, "", verifier.CodeModelRun, verifier.SourceVerifier, failed},
+		{"before the start", func(w *world, _ *record.Upstream, _ *record.ModelRun, place *uint64) { *place = w.startPlace - 1 }, "", verifier.CodeOrder, verifier.SourceVerifier, failed},
+		{"after the end", func(w *world, _ *record.Upstream, _ *record.ModelRun, place *uint64) { *place = w.finalPlace + 1 }, "", verifier.CodeOrder, verifier.SourceVerifier, failed},
+		{"sent on to where nothing is known", func(_ *world, _ *record.Upstream, next *record.ModelRun, _ *uint64) {
+			next.Upstream = []record.Upstream{{Provider: "cloud", Execution: record.ExecutionTEE, Channel: next.PeerChannel}}
+		}, "", verifier.CodeModelRun, verifier.SourceVerifier, failed},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.policy += tt.policy
+			start := w.place(w.startPlace, w.verifyStart())
+			next := *w.run.ModelRun
+			next.Provider = "backend"
+			next.PeerChannel.SHA256 = digest("backend's channel")
+			next.Session = &record.ServedSession{ID: w.info.ID, Statement: start.Verdict.Entry.StatementDigest()}
+			u := record.Upstream{Provider: "backend", Execution: record.ExecutionTEE, Channel: next.PeerChannel, ModelRun: new(record.Digest)}
+			place := w.startPlace + 1
+			tt.edit(w, &u, &next, &place)
+			e := w.sign(w.platform, &record.Statement{Vendor: vendor, ModelRun: &next}, w.runKey, w.runQuote)
+			if u.ModelRun != nil && *u.ModelRun == (record.Digest{}) {
+				*u.ModelRun = e.StatementDigest()
+			}
+			w.run.ModelRun.Upstream = []record.Upstream{u}
+			runs := []*verifier.PlacedRecord{
+				w.place(place, w.must(w.verify(w.input(e, now, w.finalInterval)))), w.place(w.runPlace, w.verifyRun()),
+			}
+			p := parse(t, w.policy)
+			claims, refusals := verifier.ModelRuns(start, w.place(w.finalPlace, w.verifyFinal()), runs, p)
+			if got := codes(refusals); tt.want == "" && got != nil || tt.want != "" && !slices.Contains(got, tt.want) {
+				t.Errorf("refusals %v, want %v", refusals, tt.want)
+			}
+			if c := claim(t, claims, "model.0"); c.Source != tt.source || c.Status != tt.status {
+				t.Errorf("claim %+v, want it %s by %s", c, tt.status, tt.source)
+			}
+
+			// The same of the gateway's record by itself, whose place in a session nobody knows.
+			claims, refusals = verifier.Upstreams(runs[1], runs, p)
+			if got := slices.Contains(codes(refusals), verifier.CodeModelRun); got != (tt.want == verifier.CodeModelRun) {
+				t.Errorf("of the record by itself: refusals %v, want %v", refusals, tt.want)
+			}
+			if u.Execution == record.ExecutionTEE && tt.want != verifier.CodeOrder {
+				if c := claim(t, claims, "upstream.0"); c.Source != tt.source || c.Status != tt.status {
+					t.Errorf("claim %+v, want it %s by %s", c, tt.status, tt.source)
+				}
+			}
+		})
+	}
+}
+
+// TestUpstreamMesh: runs that each name the one before sixteen times are looked at once each.
+func TestUpstreamMesh(t *testing.T) {
+	w := newWorld(t)
+	start := w.place(w.startPlace, w.verifyStart())
+	served := &record.ServedSession{ID: w.info.ID, Statement: start.Verdict.Entry.StatementDigest()}
+	var runs []*verifier.PlacedRecord
+	for i := range uint64(20) {
+		run := *w.run.ModelRun
+		run.Session, run.Upstream = served, nil
+		if i > 0 {
+			d := runs[i-1].Verdict.Entry.StatementDigest()
+			for range 16 {
+				run.Upstream = append(run.Upstream, record.Upstream{Provider: "phala", Execution: record.ExecutionTEE, Channel: run.PeerChannel, ModelRun: &d})
+			}
+		}
+		e := w.sign(w.platform, &record.Statement{Vendor: vendor, ModelRun: &run}, w.runKey, w.runQuote)
+		runs = append(runs, w.place(w.startPlace+1, w.must(w.verify(w.input(e, now, w.finalInterval)))))
+	}
+	w.final.Session.Models[0].ModelRun = new(runs[19].Verdict.Entry.StatementDigest())
+	claims, refusals := verifier.ModelRuns(start, w.place(w.finalPlace, w.verifyFinal()), runs, parse(t, w.policy))
+	if refusals != nil {
+		t.Error(refusals)
+	}
+	if c := claim(t, claims, "model.0"); c.Source != verifier.SourceVerifier || c.Status != verifier.StatusHolds {
+		t.Errorf("claim %+v", c)
 	}
 }
 

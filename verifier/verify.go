@@ -354,6 +354,7 @@ type releasesFound struct {
 	trusted    *releaseFound // good, under a key that the policy trusts
 	consistent *releaseFound // good, under a logged key
 	bad        bool          // at least one says otherwise, or was withdrawn
+	withdrawn  string        // what is to be said of those that were withdrawn
 	why        string        // why none is trusted, empty if there is none at all
 }
 
@@ -397,6 +398,7 @@ func (s *subject) findReleases() (found releasesFound) {
 		}
 		if w := s.withdrawal(e); w != nil {
 			fail(true, "was withdrawn (%s)", clean(w.Reason))
+			found.withdrawn = fmt.Sprintf(" But another release of this image, %s, was withdrawn (%s).", quoted(name), clean(w.Reason))
 			continue
 		}
 		var differ []string
@@ -473,12 +475,12 @@ func (s *subject) claimRelease(found releasesFound) {
 	switch {
 	case found.trusted != nil:
 		s.trusted = found.trusted.release
-		s.claim(id, label, value, SourceVerifier, StatusHolds, "The logged release has the quote's measurements.")
+		s.claim(id, label, value, SourceVerifier, StatusHolds, "The logged release has the quote's measurements."+found.withdrawn)
 	case found.consistent != nil:
 		// Withdrawn or differing releases beside it don't matter: vendors log
 		// an image again with corrected measurements.
 		s.claim(id, label, value, SourceVerifier, StatusHolds,
-			"The logged release has the quote's measurements, but your appraisal policy doesn't trust its release key: the vendor alone says what the image is.")
+			"The logged release has the quote's measurements, but your appraisal policy doesn't trust its release key: the vendor alone says what the image is."+found.withdrawn)
 	case found.bad:
 		s.claim(id, label, value, SourceVerifier, StatusFailed, sentence(found.why))
 		s.refuse(CodeRelease, "environment.release", fmt.Sprintf("%x", env.Release.SHA256), "a logged release, not withdrawn, whose measurements equal the quote's",

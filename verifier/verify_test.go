@@ -659,6 +659,22 @@ func TestForgedRelease(t *testing.T) {
 	}
 }
 
+// TestWithdrawnBeside: a vendor that withdraws a release, and logs the image again, can't make the withdrawal go away.
+func TestWithdrawnBeside(t *testing.T) {
+	for _, policy := range []string{releasePolicy("release"), pinPolicy()} {
+		w := newWorld(t)
+		w.policy = policy
+		w.withdraw()
+		in := w.finalInput()
+		w.release.Release.Version = "2026.11.4"
+		in.Releases = append(in.Releases, w.releaseEntry())
+		v := w.must(w.verify(in))
+		if c := claim(t, v.Claims, "release"); c.Status != verifier.StatusHolds || !strings.Contains(c.Note, "was withdrawn") {
+			t.Errorf("claim %+v, want it to mention the withdrawal", c)
+		}
+	}
+}
+
 func TestVendorSigned(t *testing.T) {
 	const open = "profiles: [vendor-signed/v1, unbound/v1]\ntime: {allow-unproven: true}\n"
 	for _, tt := range []struct {
@@ -670,6 +686,8 @@ func TestVendorSigned(t *testing.T) {
 		{"release", nil, func(w *world) { w.policy += open }, (*world).releaseEntry},
 		{"release, strict policy", []verifier.Code{verifier.CodeProfile, verifier.CodeTimeUnproven}, func(w *world) {}, (*world).releaseEntry},
 		{"release, key not trusted", []verifier.Code{verifier.CodeReleaseKey}, func(w *world) { w.policy = releasePolicy("another") + open }, (*world).releaseEntry},
+		{"release, withdrawn", []verifier.Code{verifier.CodeRelease}, func(w *world) { w.policy += open; w.withdraw() }, (*world).releaseEntry},
+		{"release, another one withdrawn", nil, func(w *world) { w.policy += open; w.withdraw(); w.withdrawn.Withdrawn.Statement[0]++ }, (*world).releaseEntry},
 		{"import", []verifier.Code{verifier.CodeMeasurement}, func(w *world) { w.policy += open }, func(w *world) *record.Entry { return w.imported(tdxsim.QuoteOptions{}, nil) }},
 		{"import, measurement pinned", nil, func(w *world) { w.policy += open + pinPolicy() }, func(w *world) *record.Entry { return w.imported(tdxsim.QuoteOptions{}, nil) }},
 		{"import, key not trusted", []verifier.Code{verifier.CodeReleaseKey}, func(w *world) { w.policy = pinPolicy() + open }, func(w *world) *record.Entry { return w.imported(tdxsim.QuoteOptions{}, nil) }},
