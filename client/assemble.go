@@ -162,22 +162,31 @@ func (a *assembler) statement(ctx context.Context, index uint64, s *record.State
 		}
 	}
 	var start *record.Digest
+	var runs []*record.Digest
 	switch {
 	case s.Session != nil:
 		start = &s.Session.Start.Statement
 		for _, m := range s.Session.Models {
-			if m.ModelRun == nil {
-				continue
-			}
-			p, err := a.c.ProofByStatement(ctx, *m.ModelRun)
-			if err := a.want("model run", p, err); err != nil {
-				return err
-			}
+			runs = append(runs, m.ModelRun)
 		}
 	case s.Abandoned != nil:
 		start = &s.Abandoned.Start.Statement
-	case s.ModelRun != nil && s.ModelRun.Session != nil:
-		start = &s.ModelRun.Session.Statement
+	case s.ModelRun != nil:
+		if s.ModelRun.Session != nil {
+			start = &s.ModelRun.Session.Statement
+		}
+		for _, u := range s.ModelRun.Upstream {
+			runs = append(runs, u.ModelRun)
+		}
+	}
+	for _, run := range runs {
+		if run == nil {
+			continue
+		}
+		p, err := a.c.ProofByStatement(ctx, *run)
+		if err := a.want("model run", p, err); err != nil {
+			return err
+		}
 	}
 	if start != nil {
 		p, err := a.c.ProofByStatement(ctx, *start)

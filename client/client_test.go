@@ -779,6 +779,34 @@ func TestAssembleBundle(t *testing.T) {
 	}
 }
 
+// TestAssembleUpstream: a gateway's record is worth little without those of where it sent calls on to.
+func TestAssembleUpstream(t *testing.T) {
+	named := new(record.Digest)
+	var backend record.Channel
+	s := bundletest.NewSession(t, witnessed, bundletest.Steps{
+		BeforeModelRun: func(s *bundletest.Session) {
+			*named = s.Statement(s.AddModelRun(s.Start, func(d *bundletest.Draft) {
+				d.Statement.ModelRun.PeerChannel.SHA256[0]++
+				backend = d.Statement.ModelRun.PeerChannel
+			}))
+		},
+		ModelRun: func(d *bundletest.Draft) {
+			d.Statement.ModelRun.Upstream = []record.Upstream{{Provider: "backend", Execution: record.ExecutionTEE, Channel: backend, ModelRun: named}}
+		},
+	})
+	s.Publish(s.Now)
+	c := serve(t, s.Handler(), Config{LogPolicy: s.Policy()})
+	for _, index := range []uint64{s.Final, s.ModelRun} {
+		b, err := c.AssembleBundle(t.Context(), index)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f, err := bundle.Check(b, s.Options()); err != nil || !f.Allowed() {
+			t.Errorf("leaf %d: %+v, %v", index, f, err)
+		}
+	}
+}
+
 // TestAssembleFork: what the log has shown as a leaf must be what its tree holds.
 func TestAssembleFork(t *testing.T) {
 	s := bundletest.NewSession(t, witnessed, bundletest.Steps{})

@@ -133,8 +133,8 @@ func (c *Checker) Check(b *Bundle) (*Finding, error) {
 //
 // It does what [Check] does as far as one leaf goes. The note that a statement commits to isn't there, so nothing
 // bounds its time from below; nor are releases, so only a pinned measurement identifies the code; nor is the start of
-// a session, so that a final record is refused; nor are vendors' keys, so that only those which the appraisal policy
-// trusts count.
+// a session, so that a final record is refused; nor are the records of where a model run sent calls on to, so that
+// those of class tee are refused; nor are vendors' keys, so that only those which the appraisal policy trusts count.
 func CheckProof(p *checkpoint.Proof, collateral *tdx.Collateral, o Options) (*Finding, error) {
 	c, err := NewChecker(o)
 	if err != nil {
@@ -489,12 +489,25 @@ func (s *state) checkVendorKeys() error {
 // checkRecords verifies the evidence of all records, as of when the log judged it, and has it appraised; and the
 // subject, if it is an entry of another kind. Records are verified in parallel, since each takes two P-256
 // verifications: they don't depend on each other, and the error is that of the first.
+//
+// Their collateral is compiled before, one set after another: a component may be as large as a bundle, and nobody has
+// vouched for it yet. The first set that doesn't verify is the last that costs anything.
 func (s *state) checkRecords() error {
+	sets := make([]*tdx.Set, len(s.leaves))
+	for i, l := range s.leaves {
+		if !s.judged(l) {
+			continue
+		}
+		var err error
+		if sets[i], err = s.checkCollateral(l); err != nil {
+			return err
+		}
+	}
 	var wg sync.WaitGroup
 	errs := make([]error, len(s.leaves))
 	for i, l := range s.leaves {
 		if s.judged(l) {
-			wg.Go(func() { errs[i] = s.checkRecord(l) })
+			wg.Go(func() { errs[i] = s.checkRecord(l, sets[i]) })
 		}
 	}
 	wg.Wait()
@@ -507,11 +520,8 @@ func (s *state) checkRecords() error {
 }
 
 // checkRecord modifies l, and nothing else that others read.
-func (s *state) checkRecord(l *Leaf) error {
-	in := verifier.Input{Entry: l.Entry(), At: l.judgedAt()}
-	if err := s.checkCollateral(l, &in); err != nil {
-		return err
-	}
+func (s *state) checkRecord(l *Leaf, set *tdx.Set) error {
+	in := verifier.Input{Entry: l.Entry(), Collateral: set, At: l.judgedAt()}
 	if err := s.checkFreshness(l); err != nil {
 		return err
 	}
@@ -521,10 +531,10 @@ func (s *state) checkRecord(l *Leaf) error {
 		in.Releases = append(in.Releases, r.Entry())
 	}
 	for _, o := range s.leaves {
-		switch {
-		case o.Role == RoleWithdrawal:
+		switch o.Role {
+		case RoleWithdrawal:
 			in.Withdrawn = append(in.Withdrawn, o.Entry())
-		case o.Role == RoleVendorKey && o.Index < l.Index:
+		case RoleVendorKey: // each was logged before what it signed, see checkVendorKeys
 			in.VendorKeys = append(in.VendorKeys, o.Entry())
 		}
 	}
@@ -546,18 +556,18 @@ func (s *state) verify(l *Leaf, in verifier.Input, refusals []verifier.Refusal) 
 	return nil
 }
 
-// checkCollateral finds and compiles the collateral that a record names.
-func (s *state) checkCollateral(l *Leaf, in *verifier.Input) error {
+// checkCollateral finds and compiles the collateral that a record names, nil if it has none.
+func (s *state) checkCollateral(l *Leaf) (*tdx.Set, error) {
 	id := l.collateral()
 	if id == (record.Digest{}) {
-		return nil
+		return nil, nil
 	}
 	cl := s.byCollateral[id]
 	switch {
 	case cl == nil:
-		return notProven(RuleMissing, l, "there is no leaf with its collateral, id %x", id)
+		return nil, notProven(RuleMissing, l, "there is no leaf with its collateral, id %x", id)
 	case cl.Index > l.Index:
-		return notProven(RuleOrder, l, "its collateral was logged later, as leaf %d", cl.Index)
+		return nil, notProven(RuleOrder, l, "its collateral was logged later, as leaf %d", cl.Index)
 	}
 	l.Collateral = &cl.Index
 	leaf := cl.Leaf.(*record.CollateralLeaf)
@@ -566,16 +576,15 @@ func (s *state) checkCollateral(l *Leaf, in *verifier.Input) error {
 		// wellFormed has compared blobs with their digests.
 		blob, ok := s.b.Blobs[digest]
 		if !ok {
-			return notProven(RuleMissing, cl, "there is no blob %x, component %d of the collateral", digest, i)
+			return nil, notProven(RuleMissing, cl, "there is no blob %x, component %d of the collateral", digest, i)
 		}
 		parts[i] = blob
 	}
 	set, err := s.c.compile(id, parts)
 	if err != nil {
-		return notProven(RuleCollateral, cl, "%w", err)
+		return nil, notProven(RuleCollateral, cl, "%w", err)
 	}
-	in.Collateral = set
-	return nil
+	return set, nil
 }
 
 // compile returns the compiled collateral of the given components, whose digests the id determines.
@@ -746,6 +755,11 @@ func (s *state) finding() *Finding {
 				f.Refusals = append(f.Refusals, r)
 			}
 		}
+	}
+	if s.subject.Role == RoleModelRun {
+		claims, refusals := verifier.Upstreams(s.placed(s.subject), runs, s.c.o.Appraisal)
+		f.Claims = verifier.Merge(f.Claims, claims)
+		f.Refusals = append(f.Refusals, refusals...)
 	}
 	f.Refusals = append(f.Refusals, verifier.Ends(ends)...)
 	for _, end := range ends {

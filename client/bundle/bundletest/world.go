@@ -461,12 +461,13 @@ type Session struct {
 
 // Steps are what makes a session, one after another. Tests leave out some, put others in between, or edit drafts.
 type Steps struct {
-	NoModelRun bool
-	Start      func(*Draft)
-	ModelRun   func(*Draft)
-	Final      func(*Draft)
-	Between    func(*Session) // after CoverModelRun, before Final
-	After      func(*Session) // after Final, before CoverFinal
+	NoModelRun     bool
+	Start          func(*Draft)
+	ModelRun       func(*Draft)
+	Final          func(*Draft)
+	BeforeModelRun func(*Session)
+	Between        func(*Session) // after CoverModelRun, before Final
+	After          func(*Session) // after Final, before CoverFinal
 }
 
 func edits(edit func(*Draft)) []func(*Draft) {
@@ -507,6 +508,9 @@ func NewSession(tb testing.TB, o LogOptions, steps Steps) *Session {
 	var runs []uint64
 	if !steps.NoModelRun {
 		s.Tick(time.Minute)
+		if steps.BeforeModelRun != nil {
+			steps.BeforeModelRun(s)
+		}
 		s.ModelRun = s.AddModelRun(s.Start, edits(steps.ModelRun)...)
 		s.Filler(1)
 		s.Tick(time.Second)
