@@ -49,7 +49,7 @@ func TestReplay(t *testing.T) {
 			"subagentStop: invoke_agent executed [SECRET] [SECRET]",
 			"somethingNew: agent_event executed [] []",
 			"stop: agent_event executed [] [] turn-end",
-			"sessionEnd:   [] [] close completed",
+			"sessionEnd:  executed [] [] close completed",
 		},
 		"windsurf": {
 			"pre_user_prompt: user_prompt executed [SECRET] []",
@@ -66,7 +66,7 @@ func TestReplay(t *testing.T) {
 			"post_cascade_response: agent_event executed [] [SECRET response] turn-end",
 		},
 		"claude-code": {
-			"SessionStart:   [] [] open",
+			"SessionStart:  executed [] [] open",
 			"UserPromptSubmit: user_prompt executed [SECRET] []",
 			`PreToolUse: request_tool Bash executed [{"command":"ls SECRET","description":"SECRET"}] []`,
 			`PostToolUse: execute_tool Bash executed [{"command":"ls SECRET","description":"SECRET"}] [{"stdout":"SECRET","stderr":"","interrupted":false,"isImage":false}]`,
@@ -75,7 +75,7 @@ func TestReplay(t *testing.T) {
 			"SubagentStop: invoke_agent executed [] [SECRET]",
 			"Elicitation: agent_event executed [] []",
 			"Stop: agent_event executed [] [SECRET] turn-end",
-			"SessionEnd:   [] [] close completed",
+			"SessionEnd:  executed [] [] close completed",
 		},
 	} {
 		t.Run(agent, func(t *testing.T) {
