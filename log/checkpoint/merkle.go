@@ -37,7 +37,7 @@ func VerifyConsistency(oldRoot, newRoot [32]byte, oldSize, newSize uint64, hashe
 	}
 	if oldSize == 0 {
 		// Later versions of the library refuse this as meaningless; c2sp.org/tlog-witness defines it:
-		// "The consistency proof MUST be empty if old is 0".
+		// "If the old size is zero, the consistency proof MUST be empty".
 		if len(hashes) != 0 {
 			return fmt.Errorf("%w: %d hashes from the empty tree, want none", ErrBadProof, len(hashes))
 		}

@@ -1,0 +1,1 @@
+module sigsum.org/sigsum-go
