@@ -570,6 +570,16 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestModelRunRefused: what a reader allows to be missing may as well be there and not good, as long as it is genuine.
+func TestModelRunRefused(t *testing.T) {
+	s := session(t, bundletest.Steps{ModelRun: func(d *bundletest.Draft) { d.Quote.RTMR[2][0]++ }})
+	wantRefusal(t, s.Bundle(), s.Options(), verifier.CodeModelRun)
+	f := wantAllowed(t, s.Bundle(), s.Options("models:\n  allow-no-record: true"))
+	if c := claim(t, f, "model.0"); c.Source != verifier.SourceVendor {
+		t.Errorf("claim %+v", c)
+	}
+}
+
 // TestAdmittedWithin: a minute outside of the interval is forgiven, on both sides.
 func TestAdmittedWithin(t *testing.T) {
 	for _, d := range []time.Duration{5*time.Second + 60*time.Second, -60*time.Second - 60*time.Second} {

@@ -150,14 +150,8 @@ func Parse(b []byte) (*Bundle, error) {
 	if err := bun.wellFormed(); err != nil {
 		return nil, err
 	}
-	again := bun.members()
-	for i, m := range members {
-		if i >= len(again) || m.name != again[i].name || !bytes.Equal(m.data, again[i].data) {
-			return nil, fmt.Errorf("%w: member %q: out of order, twice there, or not the one encoding of its contents", ErrMalformed, m.name)
-		}
-	}
-	if len(members) < len(again) {
-		return nil, fmt.Errorf("%w: %d members, want %d: one of the fixed ones is missing", ErrMalformed, len(members), len(again))
+	if !slices.EqualFunc(members, bun.members(), func(x, y member) bool { return x.name == y.name && bytes.Equal(x.data, y.data) }) {
+		return nil, fmt.Errorf("%w: a member is missing, twice there, out of order, or written in another way than the one", ErrMalformed)
 	}
 	return bun, nil
 }
@@ -256,7 +250,7 @@ func (b *Bundle) addMember(m member) error {
 	switch {
 	case m.name == nameReadme:
 		if string(m.data) != readme {
-			return errors.New("not the constant text")
+			return errors.New("not the constant text of version 1: altered, or of a later version")
 		}
 		return nil
 
@@ -352,8 +346,6 @@ const (
 
 	// maxMembers bounds what splitMembers returns for hostile input.
 	maxMembers = 2 + MaxProofs + MaxBlobs + MaxConsistency
-	// maxName is the length of the longest member name, that of a blob.
-	maxName = len(prefixBlob) + 2*sha256.Size
 )
 
 // splitMembers returns the members at the beginning of b, reading as little as it can: the caller encodes them again
@@ -371,9 +363,6 @@ func splitMembers(b []byte) ([]member, error) {
 		}
 		size := uint64(binary.LittleEndian.Uint32(header[22:]))
 		name := int(binary.LittleEndian.Uint16(header[26:]))
-		if name > maxName {
-			return nil, fmt.Errorf("a name of %d bytes", name)
-		}
 		rest := header[localSize:]
 		if uint64(len(rest)) < uint64(name)+size {
 			return nil, errors.New("truncated in a member")

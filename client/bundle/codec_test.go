@@ -395,6 +395,19 @@ func TestBytesRefuses(t *testing.T) {
 	}
 }
 
+// TestManyMembers: what is hostile for sure is not looked at any further.
+func TestManyMembers(t *testing.T) {
+	data := make(map[string][]byte)
+	var names []string
+	for i := range 100_000 {
+		name := fmt.Sprintf("consistency/%020d", 1+i)
+		names, data[name] = append(names, name), nil
+	}
+	if _, err := bundle.Parse(pack(t, names, data, nil)); err == nil || !strings.Contains(err.Error(), "more than 386 members") {
+		t.Errorf("got %v, want an error about the number of members", err)
+	}
+}
+
 // TestEveryBitOfTheForm flips every bit of a small file: none may be accepted. Bits of what is signed by keys that
 // nobody knows, and of README.txt, are no exception: checksums and the comparison of checkpoints cover all.
 func TestEveryBitOfTheForm(t *testing.T) {
