@@ -66,7 +66,7 @@ good as "affidavit verify" finds it to be.`,
 					b, err = l.AssembleBundle(ctx, index)
 				}
 				if client.NotFound(err) {
-					fmt.Fprintf(c.stderr, "affidavit bundle: %s: the log has no such record, or no published checkpoint covers it yet: %v\n", args[0], err)
+					c.complain("affidavit bundle: %s: the log has no such record, or no published checkpoint covers it yet: %v", args[0], err)
 					return exitNotGenuine, nil
 				}
 				if err != nil {

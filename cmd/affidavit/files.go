@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/affidavit-log/affidavit/client/bundle"
 )
@@ -156,9 +158,48 @@ func writeFile(name string, data []byte) error {
 // printJSON writes v as one line, which is how every command answers --json:
 // one object for each input.
 func (c *console) printJSON(v any) error {
-	e := json.NewEncoder(c.stdout)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	return e.Encode(v)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := c.stdout.Write(escapeUnprintable(b.Bytes()))
+	return err
+}
+
+// escapeUnprintable escapes what could steer a terminal, or change the direction
+// of text, in JSON: encoding/json leaves C1 controls and format characters as they
+// are, and people look at what is meant for scripts. No character that isn't ASCII
+// is outside of a string, so that the JSON means the same.
+func escapeUnprintable(b []byte) []byte {
+	ok := func(r rune) bool { return r == '\n' || r != unicode.ReplacementChar && unicode.IsPrint(r) }
+	if !bytes.ContainsFunc(b, func(r rune) bool { return !ok(r) }) {
+		return b
+	}
+	escaped := make([]byte, 0, len(b)+64)
+	for _, r := range string(b) {
+		switch {
+		case ok(r):
+			escaped = utf8.AppendRune(escaped, r)
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			escaped = fmt.Appendf(escaped, `\u%04x\u%04x`, hi, lo)
+		default:
+			escaped = fmt.Appendf(escaped, `\u%04x`, r)
+		}
+	}
+	return escaped
+}
+
+// complain prints a message on the standard error. It may quote files, their
+// names, and what servers say.
+func (c *console) complain(format string, a ...any) {
+	lines := strings.Split(fmt.Sprintf(format, a...), "\n")
+	for i := range lines {
+		lines[i] = clean(lines[i])
+	}
+	fmt.Fprintln(c.stderr, strings.Join(lines, "\n"))
 }
 
 // clean makes text from a file or a server fit to print: one line, and nothing

@@ -62,7 +62,7 @@ Nothing is verified: a forged file looks the same. To know whether it is true, u
 					}
 					switch {
 					case err != nil:
-						fmt.Fprintf(c.stderr, "affidavit inspect: %v\n", err)
+						c.complain("affidavit inspect: %v", err)
 						status = exitError
 					case *asJSON:
 						err := c.printJSON(append(fields{{"file", name}, {"kind", kind}, {"verified", false}}, f...))

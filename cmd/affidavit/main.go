@@ -96,14 +96,14 @@ func run(c *console, args []string) int {
 	}
 	cmd, args, err := find(args)
 	if err != nil {
-		fmt.Fprintf(c.stderr, "affidavit: %v\nRun \"affidavit help\" for the list of commands.\n", err)
+		c.complain("affidavit: %v\nRun \"affidavit help\" for the list of commands.", err)
 		return exitUsage
 	}
 	status, err := cmd.run(c, args)
 	if err == nil {
 		return status
 	}
-	fmt.Fprintf(c.stderr, "affidavit %s: %v\n", cmd.name, err)
+	c.complain("affidavit %s: %v", cmd.name, err)
 	if !errors.As(err, new(*usageError)) {
 		return exitError
 	}

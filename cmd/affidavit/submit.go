@@ -164,7 +164,7 @@ func (s *submission) run(c *console, names []string) (int, error) {
 						fmt.Fprintln(c.stdout, line)
 						return
 					}
-					fmt.Fprintf(c.stderr, "affidavit submit: %s: %v\n", f.name, err)
+					c.complain("affidavit submit: %s: %v", f.name, err)
 					code, hopeless := submitStatus(err)
 					status = worse(status, code)
 					// No other entry would fare better, so don't make the user

@@ -125,7 +125,7 @@ func (v *verification) run(c *console, names []string) (int, error) {
 		count[a.status()]++
 		p.step(func() {
 			if a.unread != nil {
-				fmt.Fprintf(c.stderr, "affidavit verify: %v\n", a.unread)
+				c.complain("affidavit verify: %v", a.unread)
 			}
 			switch {
 			case v.asJSON:
