@@ -160,6 +160,18 @@ func TestListOnlyAdds(t *testing.T) {
 	third := startWitness(t, cfg)
 	third.mustAdd(l, 20, 20)
 	third.mustAdd(rotated, 20, 20)
+	third.Close()
+
+	// The new key alone is a further one: what the list said stays known.
+	cfg.Logs = cfg.Logs[:1]
+	fourth := startWitness(t, cfg)
+	fourth.mustAdd(l, 20, 20)
+	fourth.mustAdd(rotated, 20, 20)
+	fourth.Close()
+	cfg.Logs = append(cfg.Logs, cfg.Logs[0])
+	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "twice") {
+		t.Errorf("the same key twice: %v", err)
+	}
 }
 
 // TestStateOfUnlistedLog takes a log from a flag to a list: its state goes with it.

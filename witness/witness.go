@@ -204,18 +204,25 @@ func checkKeys(name string, keys []*checkpoint.SigningKey) error {
 
 // load fills w from its configuration, its database and its lists.
 func (w *Witness) load() error {
-	// Logs of the operator come first, so that a list can't change them.
-	for _, l := range w.cfg.Logs {
-		if err := w.addConfigured(l); err != nil {
-			return err
-		}
-	}
+	// What lists said earlier comes first, with their quotas: a key that the
+	// operator gives for such a log is a further one. Logs of the operator come
+	// before the lists of now, which can't change them.
 	known, err := w.store.listed()
 	if err != nil {
 		return err
 	}
 	for _, l := range known {
-		if err := w.addListed(l); err != nil {
+		if err := w.add(l); err != nil {
+			return err
+		}
+	}
+	for i, l := range w.cfg.Logs {
+		for _, other := range w.cfg.Logs[:i] {
+			if l.Origin == other.Origin && l.Key != nil && other.Key != nil && l.Key.String() == other.Key.String() {
+				return fmt.Errorf("log key %s is given twice", l.Key)
+			}
+		}
+		if err := w.addConfigured(l); err != nil {
 			return err
 		}
 	}
@@ -259,21 +266,22 @@ func (w *Witness) headOf(v value) (*head, error) {
 	return h, nil
 }
 
-// addConfigured adds a log or a log's key that the operator gave.
+// addConfigured adds a log or a log's key that the operator gave. A log that a
+// list once named with the same key has no quota as long as it is given.
 func (w *Witness) addConfigured(l Log) error {
 	if err := checkLog(l); err != nil {
 		return err
 	}
-	if s := w.logs[l.Origin]; s != nil {
-		for _, k := range s.keys {
-			if k.KeyID() == l.Key.KeyID() && k.Name() == l.Key.Name() {
-				return fmt.Errorf("log key %s is given twice", l.Key)
-			}
-		}
-		s.keys = append(s.keys, l.Key)
+	s := w.logs[l.Origin]
+	if s == nil {
+		return w.add(l)
+	}
+	if slices.ContainsFunc(s.keys, func(k *checkpoint.VerifierKey) bool { return k.String() == l.Key.String() }) {
+		s.qpd, s.grow, s.refresh, s.subtree = 0, nil, nil, nil
 		return nil
 	}
-	return w.add(l)
+	s.keys = append(s.keys, l.Key)
+	return nil
 }
 
 // maxOrigin is the length in bytes of the longest origin. Notes could hold longer
