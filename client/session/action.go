@@ -82,6 +82,10 @@ const contentLabel = "affidavit/content/v1\x00"
 // SHA-256("affidavit/content/v1" ‖ 0x00 ‖ salt ‖ content). The salt is random. Without it nobody can find out the content
 // by guessing; with it and the content, everybody can check that the document meant this content.
 func ContentDigest(salt [32]byte, content []byte) record.Digest {
+	if len(content) <= 4096 { // mostly; this allocates nothing
+		b := append(make([]byte, 0, len(contentLabel)+32+4096), contentLabel...)
+		return sha256.Sum256(append(append(b, salt[:]...), content...))
+	}
 	h := sha256.New()
 	h.Write([]byte(contentLabel))
 	h.Write(salt[:])
@@ -305,7 +309,10 @@ func (e *encoder) append(out []byte, a *Action, session record.SessionID, index 
 		e.salt(span[:])
 	}
 	if trace == [16]byte{} {
-		trace = session // random, too, and never zero
+		trace = session // random, too
+	}
+	for trace == [16]byte{} { // a model server's own choice
+		e.salt(trace[:])
 	}
 	out = append(out, `","trace":{"spanId":"`...)
 	out = hex.AppendEncode(out, span[:])

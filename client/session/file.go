@@ -294,7 +294,6 @@ type Reader struct {
 	header    *FileHeader
 	documents tree
 	served    tree
-	action    *record.Action
 }
 
 // NewReader reads the header of a session file.
