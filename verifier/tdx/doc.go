@@ -39,8 +39,9 @@
 //     after it;
 //   - TCB info and QE identity are verified and parsed as the exact text that Intel
 //     signed, without duplicate members;
-//   - the JSON has numbers in range, dates in one form, and no two module identities
-//     with one id.
+//   - the JSON has numbers in range, dates in one form, no empty advisory ids, and no
+//     two module identities with one id; advisory ids of the quoting enclave, which
+//     Intel's library doesn't read, must be well-formed too.
 //
 // Members of the signed texts that aren't known are ignored, as Intel does: the
 // signature vouches for them, and Intel has added some without a new version.

@@ -3,6 +3,7 @@ package tdx
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,20 +16,20 @@ import (
 // Members that aren't known are ignored, as Intel's library does: the text is
 // signed, and Intel has added members without a new version (such as category
 // and type of a component), which must not stop every verifier. Members that are
-// known must be there, and not null, hence all the pointers.
+// known must be there, and not null, hence all the pointers; but see optional.
 
 type tcbInfoJSON struct {
-	ID                      *string               `json:"id"`
-	Version                 *uint32               `json:"version"`
-	IssueDate               *string               `json:"issueDate"`
-	NextUpdate              *string               `json:"nextUpdate"`
-	FMSPC                   *string               `json:"fmspc"`
-	PCEID                   *string               `json:"pceId"`
-	TCBType                 *uint32               `json:"tcbType"`
-	TCBEvaluationDataNumber *uint32               `json:"tcbEvaluationDataNumber"`
-	TDXModule               *moduleJSON           `json:"tdxModule"`
-	TDXModuleIdentities     *[]moduleIdentityJSON `json:"tdxModuleIdentities"` // optional
-	TCBLevels               []tcbLevelJSON        `json:"tcbLevels"`
+	ID                      *string                        `json:"id"`
+	Version                 *uint32                        `json:"version"`
+	IssueDate               *string                        `json:"issueDate"`
+	NextUpdate              *string                        `json:"nextUpdate"`
+	FMSPC                   *string                        `json:"fmspc"`
+	PCEID                   *string                        `json:"pceId"`
+	TCBType                 *uint32                        `json:"tcbType"`
+	TCBEvaluationDataNumber *uint32                        `json:"tcbEvaluationDataNumber"`
+	TDXModule               *moduleJSON                    `json:"tdxModule"`
+	TDXModuleIdentities     optional[[]moduleIdentityJSON] `json:"tdxModuleIdentities"`
+	TCBLevels               []tcbLevelJSON                 `json:"tcbLevels"`
 }
 
 type moduleJSON struct {
@@ -49,9 +50,9 @@ type isvLevelJSON struct {
 	TCB *struct {
 		ISVSVN *uint16 `json:"isvsvn"`
 	} `json:"tcb"`
-	TCBDate     *string    `json:"tcbDate"`
-	TCBStatus   *string    `json:"tcbStatus"`
-	AdvisoryIDs *[]*string `json:"advisoryIDs"` // optional
+	TCBDate     *string             `json:"tcbDate"`
+	TCBStatus   *string             `json:"tcbStatus"`
+	AdvisoryIDs optional[[]*string] `json:"advisoryIDs"`
 }
 
 type tcbLevelJSON struct {
@@ -60,13 +61,27 @@ type tcbLevelJSON struct {
 		PCESVN *uint16         `json:"pcesvn"`
 		TDX    []componentJSON `json:"tdxtcbcomponents"`
 	} `json:"tcb"`
-	TCBDate     *string    `json:"tcbDate"`
-	TCBStatus   *string    `json:"tcbStatus"`
-	AdvisoryIDs *[]*string `json:"advisoryIDs"` // optional
+	TCBDate     *string             `json:"tcbDate"`
+	TCBStatus   *string             `json:"tcbStatus"`
+	AdvisoryIDs optional[[]*string] `json:"advisoryIDs"`
 }
 
 type componentJSON struct {
-	SVN *uint8 `json:"svn"`
+	SVN      *uint8           `json:"svn"`
+	Category optional[string] `json:"category"` // for people, like Type
+	Type     optional[string] `json:"type"`
+}
+
+// An optional member can be absent, but not null, nor of another type.
+type optional[T any] struct{ value *T }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (o *optional[T]) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		return errors.New("null, want a value or no member")
+	}
+	o.value = new(T)
+	return json.Unmarshal(b, o.value)
 }
 
 // A tcbInfo is a parsed TCB info of version 3 for TDX.
@@ -162,9 +177,9 @@ func parseTCBInfoText(text []byte) (*tcbInfo, error) {
 	if err := t.module.parse(j.TDXModule); err != nil {
 		return nil, fmt.Errorf("tdxModule: %w", err)
 	}
-	if j.TDXModuleIdentities != nil {
-		for i := range *j.TDXModuleIdentities {
-			if err := t.addIdentity(&(*j.TDXModuleIdentities)[i]); err != nil {
+	if identities := j.TDXModuleIdentities.value; identities != nil {
+		for i := range *identities {
+			if err := t.addIdentity(&(*identities)[i]); err != nil {
 				return nil, fmt.Errorf("tdxModuleIdentities[%d]: %w", i, err)
 			}
 		}
@@ -301,7 +316,7 @@ func parseISVLevels(j []isvLevelJSON) ([]isvLevel, error) {
 
 // parseComponent parses what all levels have in common. Whether the status is
 // known is for the caller to check.
-func parseComponent(status, date *string, advisories *[]*string) (c Component, err error) {
+func parseComponent(status, date *string, advisories optional[[]*string]) (c Component, err error) {
 	if status == nil {
 		return c, fmt.Errorf("tcbStatus missing")
 	}
@@ -309,8 +324,8 @@ func parseComponent(status, date *string, advisories *[]*string) (c Component, e
 	if c.Date, err = parseDate("tcbDate", date); err != nil {
 		return c, err
 	}
-	if advisories != nil {
-		for i, a := range *advisories {
+	if advisories.value != nil {
+		for i, a := range *advisories.value {
 			if a == nil || *a == "" {
 				return c, fmt.Errorf("advisoryIDs[%d] is null or empty", i)
 			}
