@@ -148,19 +148,25 @@ func digestText(d *record.Digest) string {
 	return fmt.Sprintf("%x", *d)
 }
 
-// Ends refuses more than one end of a session: of different statements that name
-// the same start, none counts.
+// Ends refuses more than one end of a session: of different statements by one
+// vendor that name the same start, none counts. Another vendor's is no end of it,
+// or anybody whom a log admits could spoil a session.
 func Ends(ends []*PlacedRecord) []Refusal {
 	r := new(report)
-	byStart := make(map[record.Digest]*PlacedRecord)
+	type session struct {
+		vendor string
+		start  record.Digest
+	}
+	bySession := make(map[session]*PlacedRecord)
 	for _, e := range ends {
 		ref := startOf(e.statement())
 		if ref == nil {
 			continue
 		}
-		other, ok := byStart[ref.Statement]
+		s := session{e.statement().Vendor, ref.Statement}
+		other, ok := bySession[s]
 		if !ok {
-			byStart[ref.Statement] = e
+			bySession[s] = e
 			continue
 		}
 		if other.Verdict.Entry.StatementDigest() != e.Verdict.Entry.StatementDigest() {

@@ -199,6 +199,15 @@ func TestEnds(t *testing.T) {
 	if r := verifier.Ends([]*verifier.PlacedRecord{final, abandoned}); !slices.Equal(codes(r), []verifier.Code{verifier.CodeTwoFinals}) {
 		t.Errorf("a final, and given up: %v", r)
 	}
+	// Whoever may submit could give up other people's sessions.
+	foreign := w.signVendor(&record.Statement{Vendor: "https://rival.example", Abandoned: &record.SessionAbandoned{
+		ID: w.info.ID, Start: record.StatementRef{Origin: origin, Index: w.startPlace, Statement: w.startEntry().StatementDigest()},
+		Reason: record.AbandonedCrashed, AbandonedOn: now,
+	}}, "rival")
+	rival := w.place(w.finalPlace+2, &verifier.Verdict{Entry: foreign})
+	if r := verifier.Ends([]*verifier.PlacedRecord{final, rival}); r != nil {
+		t.Errorf("a final, and given up by another vendor: %v", r)
+	}
 	w.final.Session.WorkspaceErased = false
 	other := w.place(w.finalPlace+3, w.verifyFinal())
 	if r := verifier.Ends([]*verifier.PlacedRecord{final, other}); !slices.Equal(codes(r), []verifier.Code{verifier.CodeTwoFinals}) {
