@@ -7,7 +7,7 @@ FUZZTIME ?= 10s
 # Directory with the shared vectors that don't belong to this repository; tests that want them skip when it is absent.
 export AFFIDAVIT_SHARED ?= $(abspath ../shared)
 
-.PHONY: help build demo test check race fuzz vectors bench clean
+.PHONY: help build demo test check race fuzz vectors interop bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ fuzz: ## every fuzz target for FUZZTIME
 vectors: ## make the test vectors again; the diff must be empty
 	$(GO) generate ./...
 	@git diff --exit-code --stat -- testdata
+
+interop: ## our log and witness with other people's, in a module of its own
+	cd testdata/interop && $(GO) vet ./... && $(GO) test ./...
 
 bench: ## the benchmarks and their ratios
 	.ci/bench
