@@ -56,6 +56,9 @@ func ParsePolicy(b []byte) (*Policy, error) {
 	if len(b) > MaxPolicy {
 		return nil, &PolicyError{Err: fmt.Errorf("%d bytes are more than %d", len(b), MaxPolicy)}
 	}
+	if err := checkCharacters(b); err != nil {
+		return nil, err
+	}
 	root, err := decodeYAML(b)
 	if err != nil {
 		return nil, err
@@ -68,6 +71,24 @@ func ParsePolicy(b []byte) (*Policy, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// checkCharacters refuses what doesn't print. YAML 1.1 has more line breaks than
+// editors show, such as U+2028 and a lone carriage return: what looks like the rest
+// of a comment would be in force.
+func checkCharacters(b []byte) error {
+	line := 1
+	s := strings.TrimPrefix(string(b), "\ufeff")
+	for i, c := range s {
+		switch {
+		case c == '\n':
+			line++
+		case c == '\t', c == '\r' && strings.HasPrefix(s[i:], "\r\n"):
+		case unprintable(c):
+			return &PolicyError{Line: line, Err: fmt.Errorf("character %U, which doesn't print", c)}
+		}
+	}
+	return nil
 }
 
 // decodeYAML returns the node of the only document in b, nil if there is none.
