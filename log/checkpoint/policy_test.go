@@ -524,6 +524,30 @@ func TestResilienceKnown(t *testing.T) {
 	if got := p.Resilience(); got.Exact || got.Operators != 16 || got.SplitView > 15 || got.Time > 15 {
 		t.Errorf("spread: %+v", got)
 	}
+	// Few enough of them to try them all, but each try would visit thousands of witnesses: that took a minute.
+	p = &Policy{}
+	top = &group{name: "q", threshold: 23}
+	p.quorum = &node{name: "q", group: top}
+	add := func(g *group, operator string) {
+		n := len(p.witnesses)
+		p.witnesses = append(p.witnesses, Witness{Name: fmt.Sprint(n), Key: &VerifierKey{name: operator, pub: fmt.Append(nil, n)}})
+		g.members = append(g.members, &node{witness: n})
+	}
+	for i := range 22 {
+		g := &group{name: fmt.Sprintf("g%d", i), threshold: 2}
+		add(g, fmt.Sprintf("spread %d", i%11))
+		add(g, fmt.Sprintf("single %d", i))
+		top.members = append(top.members, &node{group: g})
+	}
+	g := &group{name: "rest", threshold: 4000}
+	for i := range 5000 {
+		add(g, fmt.Sprintf("rest %d", i))
+	}
+	top.members = append(top.members, &node{group: g})
+	// Exact would be 3032, 4032 and 0.
+	if got := p.Resilience(); got.Exact || got.Operators != 5033 || got.SplitView > 3032 || got.Time > 4032 || got.Outage != 0 {
+		t.Errorf("spread, and many: %+v", got)
+	}
 }
 
 func TestLint(t *testing.T) {

@@ -39,7 +39,7 @@ func (p *Policy) Resilience() Resilience {
 		return Resilience{SplitView: -1, Time: -1, Exact: true}
 	}
 	t := p.operators(false)
-	if t.assignments(3) > maxAssignments {
+	if t.assignments(3) > maxAssignments || t.assignments(3)*t.nodes > maxVisits {
 		// If operators have at most m keys, x of them have at most x*m.
 		most := t.mostKeys()
 		lines := p.operators(true)
@@ -158,6 +158,10 @@ func (p *Policy) namesOf(operator string, used map[int]bool) []string {
 // several places are tried one by one. Each takes about a microsecond.
 const maxAssignments = 1 << 18
 
+// maxVisits bounds how many nodes of the tree are visited for that, which takes
+// some seconds: policies are also read by who only wants to know what a file is.
+const maxVisits = maxAssignments * 128
+
 // unreachable is more than any number of operators.
 const unreachable = 1 << 20
 
@@ -174,6 +178,7 @@ type opTree struct {
 	ops     []string // operators' key names
 	leaves  []int    // number of leaves of each operator
 	keys    []int    // number of witness lines of each operator
+	nodes   int      // number of witness lines and groups
 	classes [][]int  // spread operators, by equal parents
 }
 
@@ -189,6 +194,7 @@ func (p *Policy) operators(byKey bool) *opTree {
 	index := make(map[string]int)
 	var build func(n *node) *opNode
 	build = func(n *node) *opNode {
+		t.nodes++
 		if n.group == nil {
 			k := p.witnesses[n.witness].Key
 			name := k.name
