@@ -89,6 +89,12 @@ type Event struct {
 	Arguments, Result []byte
 }
 
+// An Edge says whose child a span is that isn't about an agent.
+type Edge struct {
+	Trace        [16]byte
+	Span, Parent [8]byte
+}
+
 // A Hasher makes keys of events that have no identity of their own. Its secret
 // keeps a key, which is stored with the action, from confirming a guess of the
 // content that it was made from.

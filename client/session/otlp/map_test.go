@@ -29,11 +29,11 @@ func read(t testing.TB, name string) []byte {
 }
 
 // mapFile maps a file of OTLP/JSON, directly and through the binary encoding, which must give the same.
-func mapFile(t testing.TB, m *Mapper, name string) ([]activity.Event, []Edge) {
+func mapFile(t testing.TB, m *Mapper, name string) ([]activity.Event, []activity.Edge) {
 	t.Helper()
 	b := read(t, name)
 	var events, again []activity.Event
-	var edges []Edge
+	var edges []activity.Edge
 	if strings.HasSuffix(name, ".traces.json") {
 		td, err := DecodeTraces(b, true)
 		if err != nil {

@@ -25,7 +25,7 @@ import (
 // rejected is how many it can never take. An error means that none were taken, and
 // the exporter should try again.
 type Sink interface {
-	Take(ctx context.Context, events []activity.Event, edges []Edge) (rejected int, err error)
+	Take(ctx context.Context, events []activity.Event, edges []activity.Edge) (rejected int, err error)
 }
 
 // A Server receives OTLP: as an http.Handler under /v1/traces, /v1/logs and

@@ -26,8 +26,8 @@ var logAgents = map[string]bool{
 
 // Spans maps the spans of td, in their order. A span without gen_ai.operation.name
 // isn't kept, but still tells which spans are below others: it is returned as an
-// Edge. rejected counts spans without valid ids.
-func (m *Mapper) Spans(td *tracepb.TracesData) (events []activity.Event, edges []Edge, rejected int) {
+// activity.Edge. rejected counts spans without valid ids.
+func (m *Mapper) Spans(td *tracepb.TracesData) (events []activity.Event, edges []activity.Edge, rejected int) {
 	n := 0
 	for _, r := range td.GetResourceSpans() {
 		for _, sc := range r.GetScopeSpans() {
@@ -52,7 +52,7 @@ func (m *Mapper) Spans(td *tracepb.TracesData) (events []activity.Event, edges [
 				id(e.Parent[:], s.GetParentSpanId())
 				op := lookup(s.GetAttributes(), "gen_ai.operation.name")
 				if op == nil || logAgents[agent] {
-					edges = append(edges, Edge{e.Trace, e.Span, e.Parent})
+					edges = append(edges, activity.Edge{Trace: e.Trace, Span: e.Span, Parent: e.Parent})
 					if op == nil {
 						m.count(CountForeign)
 					} else {
@@ -67,12 +67,6 @@ func (m *Mapper) Spans(td *tracepb.TracesData) (events []activity.Event, edges [
 		}
 	}
 	return events, edges, rejected
-}
-
-// An Edge says whose child a span is that is not about an agent.
-type Edge struct {
-	Trace        [16]byte
-	Span, Parent [8]byte
 }
 
 func (m *Mapper) span(e *activity.Event, s *tracepb.Span, op string) {
