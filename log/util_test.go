@@ -45,6 +45,10 @@ const (
 // TestMain keeps Tessera's own words out of the tests' output.
 func TestMain(m *testing.M) {
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
+	if c := os.Getenv(childEnv); c != "" {
+		fmt.Fprintln(os.Stderr, child(c))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 
@@ -93,11 +97,14 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	w.policy = parsePolicy(t, "quorum none\n")
-	w.relA = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{'a'}, 32))
+	w.relA = commonRelease()
 	w.vendors = filepath.Join(t.TempDir(), "vendors.yaml")
 	w.writeVendors(w.vendorsYAML("{rate: 100000, burst: 100000}"))
 	return w
 }
+
+// commonRelease returns vendor A's release key.
+func commonRelease() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{'a'}, 32)) }
 
 // parsePolicy returns the policy with the common keys' log lines before the given lines.
 func parsePolicy(t testing.TB, lines string) *checkpoint.Policy {
