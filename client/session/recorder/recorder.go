@@ -242,7 +242,9 @@ func (r *Recorder) Hasher() *activity.Hasher { return r.hasher }
 
 // Close stops. Sessions that are open are taken up by the next Open.
 func (r *Recorder) Close() error {
-	r.cancel()
+	r.mu.Lock()
+	r.cancel() // with mu held, so that no session is begun afterwards
+	r.mu.Unlock()
 	r.wg.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
