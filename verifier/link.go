@@ -2,6 +2,7 @@ package verifier
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -182,8 +183,10 @@ func Ends(ends []*PlacedRecord) []Refusal {
 // of the final's verdict with the same ids, see [Merge]. A model, or an upstream,
 // of class tee without a good record is refused, unless the policy allows it.
 //
-// runs may hold records that the final doesn't name; they are ignored. The
-// records' own refusals are the caller's to report, too.
+// A run that names the session and its key, and that neither the final nor a run's
+// upstream names or went to, is refused: the session keeps quiet about a model.
+// Other records in runs are ignored. The records' own refusals are the caller's to
+// report, too.
 func ModelRuns(start, final *PlacedRecord, runs []*PlacedRecord, p *Policy) ([]Claim, []Refusal) {
 	r := &report{p: p}
 	session := final.statement().Session
@@ -198,7 +201,40 @@ func ModelRuns(start, final *PlacedRecord, runs []*PlacedRecord, p *Policy) ([]C
 		}
 		r.model(modelID(i), m, start, final, byStatement)
 	}
+	r.unnamed(final, byStatement)
 	return r.claims, r.refusals
+}
+
+// unnamed refuses runs that name the final's session, which doesn't name them.
+func (r *report) unnamed(final *PlacedRecord, runs map[record.Digest]*PlacedRecord) {
+	session := final.statement().Session
+	named, hops := make(map[record.Digest]bool), make(map[record.Channel]bool)
+	for i := range session.Models {
+		if d := session.Models[i].ModelRun; d != nil {
+			named[*d] = true
+		}
+	}
+	for _, run := range runs {
+		for _, u := range run.statement().ModelRun.Upstream {
+			hops[u.Channel] = true
+			if u.ModelRun != nil {
+				named[*u.ModelRun] = true
+			}
+		}
+	}
+	var surplus []*PlacedRecord
+	for d, run := range runs {
+		mr := run.statement().ModelRun
+		if !named[d] && !hops[mr.PeerChannel] && mr.PeerKeyID == session.SessionKey.KeyID &&
+			mr.Session.ID == session.ID && mr.Session.Statement == session.Start.Statement {
+			surplus = append(surplus, run)
+		}
+	}
+	slices.SortFunc(surplus, func(a, b *PlacedRecord) int { return cmp.Compare(a.Index, b.Index) })
+	for _, run := range surplus {
+		r.refuse(CodeModelRun, "models", "none", fmt.Sprintf("the record at index %d", run.Index),
+			"the record of model %s, index %d, names this session, whose final record doesn't name it", quoted(run.statement().ModelRun.RequestModel), run.Index)
+	}
 }
 
 // modelRuns finds model runs by their statements' digests.

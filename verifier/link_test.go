@@ -259,9 +259,17 @@ func TestModelRuns(t *testing.T) {
 		{"in the start's place", func(w *world) { w.runPlace = w.startPlace }, []verifier.Code{verifier.CodeOrder}, verifier.SourceVerifier, verifier.StatusFailed},
 		{"in the end's place", func(w *world) { w.runPlace = w.finalPlace }, []verifier.Code{verifier.CodeOrder}, verifier.SourceVerifier, verifier.StatusFailed},
 		{"after the end", func(w *world) { w.runPlace = w.finalPlace + 1 }, []verifier.Code{verifier.CodeOrder}, verifier.SourceVerifier, verifier.StatusFailed},
-		{"not there", func(w *world) { w.final.Session.Models[0].ModelRun = digestp("other") }, []verifier.Code{verifier.CodeModelRun}, verifier.SourceVendor, verifier.StatusFailed},
+		{"not there", func(w *world) {
+			w.final.Session.Models[0].ModelRun = digestp("other")
+			w.run.ModelRun.PeerKeyID = keyid("other")
+		}, []verifier.Code{verifier.CodeModelRun}, verifier.SourceVendor, verifier.StatusFailed},
+		{"not there, but one that the session doesn't name", func(w *world) {
+			w.final.Session.Models[0].ModelRun = digestp("other")
+			w.policy += "models: {allow-no-record: true}\n"
+		}, []verifier.Code{verifier.CodeModelRun}, verifier.SourceVendor, verifier.StatusAsserted},
 		{"not there, allowed", func(w *world) {
 			w.final.Session.Models[0].ModelRun = digestp("other")
+			w.run.ModelRun.PeerKeyID = keyid("other")
 			w.policy += "models: {allow-no-record: true}\n"
 		}, nil, verifier.SourceVendor, verifier.StatusAsserted},
 		{"not allowed itself", func(w *world) { w.runQuote.TDAttributes = new(tdxsim.AttrMigratable | tdxsim.AttrSEPTVEDisable) }, []verifier.Code{verifier.CodeModelRun}, verifier.SourceVendor, verifier.StatusFailed},
