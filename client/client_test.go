@@ -580,8 +580,14 @@ func TestDamage(t *testing.T) {
 	w.Filler(700)
 	w.Publish(w.Now)
 	h := w.Handler()
+	var mu sync.Mutex // guards paths while requests are under way
 	var paths []string
-	c := serve(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { paths = append(paths, r.URL.Path); h.ServeHTTP(rw, r) }), Config{LogPolicy: w.Policy()})
+	c := serve(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		paths = append(paths, r.URL.Path)
+		mu.Unlock()
+		h.ServeHTTP(rw, r)
+	}), Config{LogPolicy: w.Policy()})
 	prove := func(c *Client) error {
 		tree, err := c.Tree(t.Context())
 		if err != nil {
