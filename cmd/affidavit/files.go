@@ -30,22 +30,43 @@ const maxInput = bundle.MaxSize + 1
 // read returns the contents of a file, or of the standard input if its name is
 // "-". Errors name the file.
 func (c *console) read(name string) ([]byte, error) {
-	var r io.Reader = c.stdin
-	size := int64(0)
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, fileError(name, err)
-		}
-		defer f.Close()
-		if info, err := f.Stat(); err == nil {
-			if info.IsDir() {
-				return nil, fmt.Errorf("%s: is a directory, want a file", name)
-			}
-			size = info.Size()
-		}
-		r = f
+	f, err := c.open(name)
+	if err != nil {
+		return nil, err
 	}
+	defer f.Close()
+	return readAll(name, f, f.size)
+}
+
+// An input is a file that is read from its beginning, or the standard input.
+type input struct {
+	io.Reader
+	io.Closer
+	size int64 // 0 if not known
+}
+
+// open returns a file, or the standard input if its name is "-", for reading.
+func (c *console) open(name string) (*input, error) {
+	if name == "-" {
+		return &input{c.stdin, io.NopCloser(nil), 0}, nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fileError(name, err)
+	}
+	in := &input{f, f, 0}
+	if info, err := f.Stat(); err == nil {
+		if info.IsDir() {
+			f.Close()
+			return nil, fmt.Errorf("%s: is a directory, want a file", name)
+		}
+		in.size = info.Size()
+	}
+	return in, nil
+}
+
+// readAll reads r, the file called name, whose size is only a hint.
+func readAll(name string, r io.Reader, size int64) ([]byte, error) {
 	// Memory that grows step by step is most of what a verification would touch.
 	var buf bytes.Buffer
 	buf.Grow(int(min(size, maxInput)) + bytes.MinRead)
@@ -127,7 +148,10 @@ func (c *console) write(name string, data []byte) error {
 
 // writeFile creates or replaces a file at once, so that nobody ever sees, or
 // keeps after a crash, a part of it.
-func writeFile(name string, data []byte) error {
+func writeFile(name string, data []byte) error { return writeFileMode(name, data, 0o644) }
+
+// writeFileMode is writeFile with other permissions.
+func writeFileMode(name string, data []byte, mode fs.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(name), ".affidavit-*")
 	if err != nil {
 		return fileError(name, err)
@@ -135,7 +159,7 @@ func writeFile(name string, data []byte) error {
 	defer os.Remove(f.Name())
 	_, err = f.Write(data)
 	if err == nil {
-		err = f.Chmod(0o644)
+		err = f.Chmod(mode)
 	}
 	if err == nil {
 		err = f.Sync()

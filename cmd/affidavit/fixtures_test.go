@@ -2,17 +2,32 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/affidavit-log/affidavit/client"
+	"github.com/affidavit-log/affidavit/client/bundle"
 	"github.com/affidavit-log/affidavit/client/bundle/bundletest"
+	"github.com/affidavit-log/affidavit/client/session"
+	"github.com/affidavit-log/affidavit/client/session/quote"
 	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/verifier/tdx"
 	"github.com/affidavit-log/affidavit/verifier/tdx/tdxsim"
@@ -132,10 +147,110 @@ func newFixtures(t testing.TB) *fixtures {
 	f.all["other.policy"] = []byte(other.Policy().String())
 	weak := bundletest.NewLog(t, bundletest.LogOptions{Witnesses: 2, Threshold: 1})
 	f.all["weak.policy"] = []byte(weak.Policy().String())
+	f.record(t)
 	strong := bundletest.NewLog(t, bundletest.LogOptions{Witnesses: 4, Threshold: 3})
 	f.all["strong.policy"] = []byte(strong.Policy().String())
 	return f
 }
+
+// endpoint is the TLS endpoint of the trust domain that the recorded session runs in.
+var endpoint = sync.OnceValue(func() *httptest.Server {
+	return httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s: %d bytes received", r.Method, r.URL.Path, len(b))
+	}))
+})
+
+// record adds a session that the recorder's own code has made: its bundles, and its
+// owner's private file.
+func (f *fixtures) record(t testing.TB) {
+	t.Helper()
+	w := bundletest.NewWorld(t, witnessed)
+	w.AddVendorKey(w.Vendor)
+	w.AddRelease(w.Vendor)
+	w.AddCollateral(w.Set)
+	w.AddTime()
+	w.Publish(w.Now)
+	log := w.Handler()
+	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		log.ServeHTTP(rw, r)
+		if r.Method == http.MethodPost { // a time leaf, which a real log makes a minute later
+			w.Tick(2 * time.Second)
+			w.AddTime()
+			w.Tick(2 * time.Second)
+			w.Publish(w.Now)
+		}
+	}))
+	defer srv.Close()
+	l, err := client.New(srv.URL, client.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	challenge := challengeDigest(testChallenge)
+	ctx := context.Background()
+	s, err := session.Start(ctx, session.Config{
+		Log: l, Quotes: quote.Sim(w.Platform, w.Vendor.Quote()), Dir: t.TempDir(), AnyFileSystem: true, Vendor: w.Vendor.ID,
+		Environment: record.Environment{Release: w.Vendor.Image, PersistentStorage: record.StorageNone},
+		KeepContent: true, Now: func() time.Time { return w.Now },
+	}, session.Options{
+		Tenant: record.TenantPseudonym([]byte("key"), w.Origin, w.Vendor.ID, "2026-11"), TenantEpoch: "2026-11",
+		Channels: []record.Channel{session.TLSChannel(endpoint().Certificate().RawSubjectPublicKeyInfo)}, Challenge: &challenge,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	save := func(name string, b *bundle.Bundle, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.all[name], err = b.Bytes(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := s.StartBundle(ctx)
+	save("begun.affidavit", b, err)
+	for i, a := range []session.Action{
+		{Attributes: map[string]any{"gen_ai.operation.name": "chat", "gen_ai.request.model": "m"}},
+		{Attributes: map[string]any{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "read_file"}, Result: []byte("package main\n")},
+		{Attributes: map[string]any{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "http_request", "error.type": "egress_denied"},
+			Outcome: record.OutcomeBlocked, Arguments: []byte(`{"url":"https://evil.example/"}`)},
+		{Attributes: map[string]any{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "shell", "tags": []string{"a", "b"}},
+			Outcome: record.OutcomeErrored, Arguments: []byte("rm \x1b[2J\xff")},
+		{Attributes: map[string]any{"gen_ai.operation.name": "chat", "gen_ai.usage.output_tokens": 42}},
+	} {
+		a.Time = w.Now.Add(time.Duration(i) * time.Second)
+		if _, err := s.Action(a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var file bytes.Buffer
+	if err := s.WriteFile(&file); err != nil {
+		t.Fatal(err)
+	}
+	f.all["early.private"] = bytes.Clone(file.Bytes())
+	r, err := s.Finish(ctx, session.FinishOptions{WorkspaceErased: true, Retention: record.Retention{
+		Claim: record.RetentionZero, Enforcement: record.EnforcementTechnical, Basis: []string{"no-persistent-storage"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	save("recorded.affidavit", r.Bundle, nil)
+	file.Reset()
+	if err := s.WriteFile(&file); err != nil {
+		t.Fatal(err)
+	}
+	f.all["session.private"] = file.Bytes()
+	f.all["challenge"] = []byte(testChallenge + "\n")
+	f.env["RECORDED"] = s.ID().String()
+	f.env["BEGUN"] = fmt.Sprintf("%x", s.StartRef().Statement)
+	f.env["ENDPOINT"] = endpoint().URL
+}
+
+// testChallenge is a salt and a challenge.
+const testChallenge = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f" +
+	"202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f"
 
 func entryIn(t testing.TB, leaf []byte) *record.Entry {
 	t.Helper()
@@ -195,4 +310,29 @@ func vendorsOnly(log http.Handler) http.Handler {
 		}
 		log.ServeHTTP(w, r)
 	})
+}
+
+// selfSigned writes a certificate for this machine and its key to dir.
+func selfSigned(t testing.TB, dir string) (certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certFile, keyFile = filepath.Join(dir, "server.pem"), filepath.Join(dir, "server.key")
+	for name, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: cert}, keyFile: {Type: "PRIVATE KEY", Bytes: pkcs8}} {
+		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return certFile, keyFile
 }

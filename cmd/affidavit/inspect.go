@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
@@ -19,10 +20,12 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/pflag"
 
 	"github.com/affidavit-log/affidavit/client/bundle"
+	"github.com/affidavit-log/affidavit/client/session"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/verifier"
@@ -36,8 +39,9 @@ func inspectCommand() *command {
 		short: "decode any file of ours, without judging it",
 		about: `Says what is in a file, whatever it is: a TDX quote (raw, hexadecimal, base64),
 collateral, a statement, a DSSE envelope, an entry (binary or JSON), a leaf, a
-.tlog-proof, an .affidavit bundle, a checkpoint, a log policy, an appraisal policy, an
-action disclosure, a certificate, or a key. Of private keys it shows the public half.
+.tlog-proof, an .affidavit bundle, a checkpoint, a log policy, an appraisal policy, the
+private file of a session's owner, an action disclosure, a content of one, a certificate,
+or a key. Of private keys it shows the public half.
 
 Nothing is verified: a forged file looks the same. To know whether it is true, use
 "affidavit verify" or "affidavit appraise".`,
@@ -52,14 +56,7 @@ Nothing is verified: a forged file looks the same. To know whether it is true, u
 			return func(c *console, args []string) (int, error) {
 				status := exitGood
 				for i, name := range args {
-					b, err := c.read(name)
-					var kind string
-					var f fields
-					if err == nil {
-						if kind, f, err = decode(b); err != nil {
-							err = fmt.Errorf("%s: %w", name, err)
-						}
-					}
+					kind, size, f, err := inspectFile(c, name)
 					switch {
 					case err != nil:
 						c.complain("affidavit inspect: %v", err)
@@ -73,7 +70,7 @@ Nothing is verified: a forged file looks the same. To know whether it is true, u
 						if i > 0 {
 							fmt.Fprintln(c.stdout)
 						}
-						fmt.Fprintf(c.stdout, "%s: %s, %d bytes. Decoded only: NOTHING WAS VERIFIED.\n", clean(name), kinds[kind], len(b))
+						fmt.Fprintf(c.stdout, "%s: %s, %d bytes. Decoded only: NOTHING WAS VERIFIED.\n", clean(name), kinds[kind], size)
 						f.print(c.stdout, "  ")
 					}
 				}
@@ -81,6 +78,47 @@ Nothing is verified: a forged file looks the same. To know whether it is true, u
 			}
 		},
 	}
+}
+
+// inspectFile decodes a file. Only session files are so large that they aren't
+// read as a whole.
+func inspectFile(c *console, name string) (kind string, size int64, f fields, err error) {
+	in, err := c.open(name)
+	if err != nil {
+		return "", 0, nil, err
+	}
+	defer in.Close()
+	r := bufio.NewReader(in)
+	if begin, _ := r.Peek(len(sessionMagic)); string(begin) == sessionMagic {
+		counted := &counter{r: r}
+		if f, err = sessionFields(counted); err != nil {
+			err = fmt.Errorf("looks like %s, but: %w", kinds["session-file"], err)
+		}
+		kind, size = "session-file", counted.n
+	} else {
+		var b []byte
+		if b, err = readAll(name, r, in.size); err != nil {
+			return "", 0, nil, err
+		}
+		kind, f, err = decode(b)
+		size = int64(len(b))
+	}
+	if err != nil {
+		return "", 0, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return kind, size, f, nil
+}
+
+// counter counts what is read from r.
+type counter struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counter) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.n += int64(n)
+	return n, err
 }
 
 // fields is what was decoded, in order: an object for scripts, lines for people.
@@ -165,7 +203,9 @@ var kinds = map[string]string{
 	"proof":            "a tlog-proof",
 	"bundle":           "an .affidavit bundle",
 	"checkpoint":       "a signed checkpoint",
+	"session-file":     "the private file of a session's owner",
 	"disclosure":       "an action disclosure",
+	"content":          "a content of a disclosed action",
 	"log-policy":       "a log policy",
 	"appraisal-policy": "an appraisal policy",
 	"certificates":     "certificates",
@@ -176,7 +216,7 @@ var kinds = map[string]string{
 	"private-key":      "a private release or session key (the public half is shown)",
 }
 
-var errUnknownFile = errors.New("not a file that this command knows: no quote, entry, leaf, proof, bundle, checkpoint, collateral, statement, envelope, policy, certificate or key")
+var errUnknownFile = errors.New("not a file that this command knows: no quote, entry, leaf, proof, bundle, checkpoint, collateral, statement, envelope, session file, disclosure, policy, certificate or key")
 
 // decode tells files apart by what they begin with, and then parses strictly: a
 // damaged bundle is reported as that, and not as something unknown.
@@ -195,6 +235,9 @@ func decode(b []byte) (kind string, f fields, err error) {
 	case bytes.HasPrefix(b, []byte("PK\x03\x04")):
 		f, err := inspectBundle(b)
 		return named("bundle", f, err)
+	case bytes.HasPrefix(b, []byte(sessionMagic)):
+		f, err := sessionFields(bytes.NewReader(b))
+		return named("session-file", f, err)
 	case begins("c2sp.org/tlog-proof@"):
 		f, err := inspectProof(b)
 		return named("proof", f, err)
@@ -335,6 +378,8 @@ func inspectJSON(b []byte) (string, fields, error) {
 		})
 	case has("payload", "signatures"):
 		return named("envelope", func() (fields, error) { return envelopeFields(b) })
+	case has("content"):
+		return named("content", func() (fields, error) { return contentFields(b) })
 	case has("disclosure"):
 		return named("disclosure", func() (fields, error) { return disclosureFields(b) })
 	}
@@ -572,6 +617,89 @@ func disclosureFields(b []byte) (fields, error) {
 		{"index", d.Index}, {"treeSize", d.Tree.Size}, {"treeRoot", base64.StdEncoding.EncodeToString(d.Tree.Root[:])},
 		{"action", json.RawMessage(d.Bytes)},
 	}, nil
+}
+
+func contentFields(b []byte) (fields, error) {
+	r, err := parseRevealed(b)
+	if err != nil {
+		return nil, err
+	}
+	digest := session.ContentDigest(r.Salt, r.Bytes)
+	f := fields{{"session", r.Session.String()}, {"action", r.Action}, {"name", r.Name}, {"saltedDigest", hexed(digest[:])}, {"size", len(r.Bytes)}}
+	if utf8.Valid(r.Bytes) {
+		return append(f, field{"text", strings.Split(strings.TrimSuffix(string(r.Bytes), "\n"), "\n")}), nil
+	}
+	return append(f, field{"base64", base64.StdEncoding.EncodeToString(r.Bytes)}), nil
+}
+
+// sessionMagic is how session files begin.
+const sessionMagic = "affidavit-session/v1\n"
+
+// sessionFields reads a session file to its end. It shows how many actions there
+// are of which kind, and not what they say: "affidavit disclose --list" is for that.
+func sessionFields(in io.Reader) (fields, error) {
+	r, err := session.NewReader(in)
+	if err != nil {
+		return nil, err
+	}
+	operations, outcomes := make(map[string]uint64), make(map[string]uint64)
+	var contents, kept uint64
+	for {
+		d, a, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		operation, _ := a.Attributes[record.AttrOperationName].(string)
+		operations[operation]++
+		outcomes[a.Outcome]++
+		for _, c := range d.Contents {
+			contents++
+			if c.Bytes != nil {
+				kept++
+			}
+		}
+	}
+	h := r.Header()
+	for h.Served.Size > 0 {
+		if _, err := r.NextServed(); err == io.EOF {
+			break
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	f := fields{{"about", h.Kind}}
+	if h.Session != nil {
+		f = append(f, field{"session", h.Session.String()})
+	}
+	for _, l := range []struct {
+		name string
+		ref  *record.StatementRef
+	}{{"start", h.Start}, {"end", h.End}} {
+		if l.ref == nil {
+			f = append(f, field{l.name, "not logged when this was written"})
+			continue
+		}
+		f = append(f, field{l.name, fields{{"origin", l.ref.Origin}, {"index", l.ref.Index}, {"statement", hexed(l.ref.Statement[:])}}})
+	}
+	if h.Commit != "" {
+		f = append(f, field{"commit", h.Commit})
+	}
+	tally := func(m map[string]uint64) fields {
+		f := fields{}
+		for _, name := range slices.Sorted(maps.Keys(m)) {
+			f = append(f, field{name, m[name]})
+		}
+		return f
+	}
+	f = append(f, field{"actions", h.Documents.Size}, field{"actionsRoot", base64.StdEncoding.EncodeToString(h.Documents.Root[:])},
+		field{"operations", tally(operations)}, field{"outcomes", tally(outcomes)}, field{"contents", contents}, field{"contentsKept", kept})
+	if h.Kind == session.FileModelRun {
+		f = append(f, field{"served", h.Served.Size}, field{"servedRoot", base64.StdEncoding.EncodeToString(h.Served.Root[:])})
+	}
+	return f, nil
 }
 
 func policyFields(p *checkpoint.Policy) fields {

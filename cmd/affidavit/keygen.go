@@ -28,7 +28,7 @@ func keygenCommand() *command {
 	return &command{
 		name:  "keygen",
 		usage: []string{"--type TYPE --name NAME --out FILE"},
-		short: "make a key for a log, a witness, a vendor's releases, or a session",
+		short: "make a key for a log, a witness, a vendor's releases, or a session; or a challenge",
 		about: `Makes a key pair from the system's random numbers. The private key goes to a new
 FILE that only you can read (mode 0600); a file that exists is never overwritten.
 The public key goes to the standard output, and nothing else does.
@@ -41,10 +41,12 @@ Types:
   release          Ed25519, a vendor's: signs releases and imports (PKCS #8 PEM)
   session          Ed25519, signs one session; the recorder in the trust domain makes its own,
                    so this is for tests
+  challenge        a customer's: random bytes that the start of a session must answer to
 
 The public key of a log or witness is a vkey, the form that log policies use. That
 of a release or session key is its SubjectPublicKeyInfo in base64, the form that
-appraisal policies and the log's file of vendors use.`,
+appraisal policies and the log's file of vendors use. That of a challenge is the digest
+for the vendor, which the session's start will have ("affidavit gate --challenge-file").`,
 		trusts: `The random numbers of this machine, and that nobody else can read FILE.`,
 		examples: `  affidavit keygen --type log --name log.example.org/2026 --out log.key
   affidavit keygen --type log-ml-dsa --name log.example.org/2026 --out log-pq.key
@@ -52,8 +54,8 @@ appraisal policies and the log's file of vendors use.`,
 `,
 		exits: map[int]string{exitGood: "the key was made"},
 		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
-			kind := fs.String("type", "", "`TYPE` of the key: log, log-ml-dsa, witness, witness-ml-dsa, release or session")
-			name := fs.String("name", "", "`NAME` of the key: a log's origin, or a witness's name; release and session keys hold no name, and need none")
+			kind := fs.String("type", "", "`TYPE` of the key: log, log-ml-dsa, witness, witness-ml-dsa, release, session or challenge")
+			name := fs.String("name", "", "`NAME` of the key: a log's origin, or a witness's name; others hold no name, and need none")
 			out := fs.String("out", "", "new `FILE` for the private key")
 			return func(c *console, _ []string) (int, error) {
 				if err := require(fs, "type", "out"); err != nil {
@@ -92,8 +94,14 @@ func makeKey(kind, name string) (private []byte, public string, err error) {
 		}
 		return []byte(text + "\n"), key.VKey(), nil
 	}
+	if kind == "challenge" {
+		secret := make([]byte, 64)
+		rand.Read(secret) // never fails
+		digest := challengeDigest(hexed(secret))
+		return []byte(hexed(secret) + "\n"), hexed(digest[:]), nil
+	}
 	if kind != "session" && kind != "release" {
-		return nil, "", usagef("--type %q: want log, log-ml-dsa, witness, witness-ml-dsa, release or session", clean(kind))
+		return nil, "", usagef("--type %q: want log, log-ml-dsa, witness, witness-ml-dsa, release, session or challenge", clean(kind))
 	}
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

@@ -32,8 +32,8 @@ const (
 // because the help command itself reads it.
 func groups() []group {
 	return []group{
-		{"Auditors and customers", []*command{verifyCommand(), inspectCommand(), appraiseCommand(), bundleCommand()}},
-		{"Vendors", []*command{keygenCommand(), signCommand(), submitCommand()}},
+		{"Auditors and customers", []*command{verifyCommand(), inspectCommand(), appraiseCommand(), bundleCommand(), gateCommand(), discloseCommand()}},
+		{"Vendors", []*command{keygenCommand(), releaseCommand(), signCommand(), submitCommand(), recordHookCommand()}},
 		{"Anyone", []*command{logPolicyCommand(), versionCommand(), helpCommand()}},
 	}
 }
@@ -50,10 +50,13 @@ func commands() (all []*command) {
 	return all
 }
 
-func main() {
+func main() { os.Exit(mainAt(time.Now)) }
+
+// mainAt is main with a clock.
+func mainAt(now func() time.Time) int {
 	out := bufio.NewWriter(os.Stdout)
 	c := &console{
-		stdin: os.Stdin, stdout: out, stderr: after{os.Stderr, out}, flush: out.Flush, now: time.Now,
+		stdin: os.Stdin, stdout: out, stderr: after{os.Stderr, out}, flush: out.Flush, now: now,
 		progress: term.IsTerminal(int(os.Stderr.Fd())),
 		// no-color.org: any non-empty value of NO_COLOR switches colour off.
 		colour: term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
@@ -66,7 +69,7 @@ func main() {
 			status = worse(status, exitError)
 		}
 	}
-	os.Exit(status)
+	return status
 }
 
 // after is a writer to w that first flushes what was written to out, so that a
@@ -213,8 +216,8 @@ func (cmd *command) run(c *console, args []string) (int, error) {
 	given := make(map[string]bool)
 	err := fs.ParseAll(args, func(f *pflag.Flag, value string) error {
 		// A second value would silently replace the first, and with it, say, the
-		// policy that the caller believes to be in force.
-		if given[f.Name] {
+		// policy that the caller believes to be in force. A list takes all of them.
+		if given[f.Name] && f.Value.Type() != "stringArray" {
 			return fmt.Errorf("flag --%s is given twice", f.Name)
 		}
 		given[f.Name] = true

@@ -21,7 +21,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"affidavit": main})
+	testscript.Main(m, map[string]func(){
+		"affidavit": main,
+		// With the clock of the fixtures, for what depends on it.
+		"affidavit-then": func() {
+			os.Exit(mainAt(func() time.Time { return time.Date(2026, 11, 24, 7, 5, 0, 0, time.UTC) }))
+		},
+	})
 }
 
 // TestScripts runs the sessions in testdata. Each has the files of newFixtures
@@ -40,7 +46,7 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(e *testscript.Env) error {
 			files := reading
-			if filepath.Base(e.WorkDir) == "script-submit" {
+			if name := filepath.Base(e.WorkDir); name == "script-submit" || name == "script-release" {
 				files = writing
 			}
 			for name, data := range files.all {
@@ -247,7 +253,7 @@ func TestManualJSON(t *testing.T) {
 			t.Errorf("kind `%s` of inspect isn't documented", kind)
 		}
 	}
-	for _, v := range []any{&appraisalJSON{}, &answerJSON{}, &logJSON{}, &intervalJSON{}, &leafJSON{}, &logPolicyJSON{}, &cosignatureJSON{}} {
+	for _, v := range []any{&appraisalJSON{}, &answerJSON{}, &logJSON{}, &intervalJSON{}, &leafJSON{}, &logPolicyJSON{}, &cosignatureJSON{}, &disclosedJSON{}, &contentJSON{}, &gateJSON{}} {
 		j, err := json.Marshal(v)
 		if err != nil {
 			t.Fatal(err)

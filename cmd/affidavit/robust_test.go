@@ -52,7 +52,7 @@ func TestNoSecretsInOutput(t *testing.T) {
 			secrets = append(secrets, text)
 		}
 	}
-	for _, kind := range []string{"log", "log-ml-dsa", "witness", "witness-ml-dsa", "release", "session"} {
+	for _, kind := range []string{"log", "log-ml-dsa", "witness", "witness-ml-dsa", "release", "session", "challenge"} {
 		keep(makeFile(kind, kind+".secret"))
 	}
 	keep(at("token"), []byte(testToken))
@@ -92,6 +92,12 @@ func TestNoSecretsInOutput(t *testing.T) {
 			{"appraise", "--quote", at("quote.bin"), "--collateral", file, "--root", at("root.der")},
 			{"log-policy", "check", file},
 			{"keygen", "--type", "log", "--name", "x", "--out", file},
+			{"gate", "--check", "--bundle", at("begun.affidavit"), "--log-policy", at("log.policy"), "--appraisal-policy", at("ours.yaml"), "--challenge-file", file},
+			{"gate", "--upstream", "https://agent.example", "--bundle", file, "--log-policy", at("log.policy"), "--appraisal-policy", at("strict.yaml"), "--tls-cert", file, "--tls-key", file},
+			{"release", "--log", "http://127.0.0.1:1", "--token-file", file, "--key", file, "--out", at("out.entry"), "--statement", at("key.json")},
+			{"release", "--log", "http://127.0.0.1:1", "--token-file", at("token"), "--key", at("release.secret"), "--out", at("out.entry"), "--statement", file},
+			{"disclose", "--list", file},
+			{"verify", "--log-policy", at("log.policy"), "--appraisal-policy", at("ours.yaml"), "--root", at("root.der"), "--disclosure", file, "--content", file, at("recorded.affidavit")},
 		} {
 			// A token looks like any word, so that a parser that is given one instead
 			// of a policy can't know not to quote it.

@@ -62,21 +62,9 @@ itself, and "affidavit verify" is what finds a lie later.`,
 				if s.jobs < 1 || s.jobs > 256 {
 					return 0, usagef("--jobs %d: want 1 to 256", s.jobs)
 				}
-				cfg := client.Config{AllowPlainHTTP: *plain}
-				if _, err := client.New(*url, cfg); err != nil {
-					return 0, usagef("--log: %v", err)
-				}
-				b, err := c.readSecret(*token)
+				cfg, err := submitConfig(c, *url, *token, *policy, *plain)
 				if err != nil {
 					return 0, err
-				}
-				if cfg.Token = strings.TrimSpace(string(b)); cfg.Token == "" {
-					return 0, fmt.Errorf("%s: no token in it", *token)
-				}
-				if *policy != "" {
-					if cfg.LogPolicy, err = readLogPolicy(c, *policy); err != nil {
-						return 0, err
-					}
 				}
 				if s.client, err = client.New(*url, cfg); err != nil {
 					return 0, err
@@ -85,6 +73,25 @@ itself, and "affidavit verify" is what finds a lie later.`,
 			}
 		},
 	}
+}
+
+// submitConfig returns what a client needs to submit, from the values of flags.
+func submitConfig(c *console, url, token, policy string, plain bool) (client.Config, error) {
+	cfg := client.Config{AllowPlainHTTP: plain}
+	if _, err := client.New(url, cfg); err != nil {
+		return cfg, usagef("--log: %v", err)
+	}
+	b, err := c.readSecret(token)
+	if err != nil {
+		return cfg, err
+	}
+	if cfg.Token = strings.TrimSpace(string(b)); cfg.Token == "" {
+		return cfg, fmt.Errorf("%s: no token in it", token)
+	}
+	if policy != "" {
+		cfg.LogPolicy, err = readLogPolicy(c, policy)
+	}
+	return cfg, err
 }
 
 func logFlag(fs *pflag.FlagSet) *string {

@@ -22,6 +22,7 @@ func verifyCommand() *command {
 		name: "verify",
 		usage: []string{
 			"--log-policy FILE --appraisal-policy FILE [--root FILE] [--json] FILE...",
+			"--log-policy FILE --appraisal-policy FILE --disclosure FILE [--content FILE] [--json] FILE",
 		},
 		short: "check .affidavit and .tlog-proof files, offline",
 		about: `Checks each FILE, an .affidavit bundle or a .tlog-proof (told apart by content): that
@@ -35,7 +36,13 @@ trust to name them. Without either anything could have run there, so that this c
 refuses, and prints what could be pinned.
 
 A .tlog-proof of a record holds no collateral; give the set that the log used with
---collateral, or ask for the .affidavit file, which holds all that is needed.`,
+--collateral, or ask for the .affidavit file, which holds all that is needed.
+
+With --disclosure it also checks that single actions, of which somebody gave you
+disclosures, are in the list that the file's record commits to, and shows them with who
+vouches for them: the same as for the list. Of the other actions nothing is known but
+their number. With --content it compares what somebody says an action was given, or
+brought about, with the salted digest in the disclosed action.`,
 		trusts: `The log policy's keys (a quorum of witnesses with at least one honest one in it), the
 root certificate (Intel's unless --root names another), and the appraisal policy's
 measurements or release keys. Neither the log's operator, nor the vendor, nor whoever
@@ -44,22 +51,33 @@ physical attack.`,
 		examples: `  affidavit verify --log-policy log.policy --appraisal-policy ours.yaml session.affidavit
   affidavit verify --log-policy log.policy --appraisal-policy ours.yaml --json *.affidavit |
       jq -r 'select(.status != "good") | .file'
+  affidavit verify --log-policy log.policy --appraisal-policy ours.yaml \
+      --disclosure action-3.json session.affidavit
 `,
 		exits: map[int]string{
-			exitGood:       "every file is logged, genuine, and allowed by the appraisal policy",
+			exitGood:       "every file is logged, genuine, and allowed by the appraisal policy,\nand the disclosures are of its actions",
 			exitRefused:    "a file is logged and genuine, but refused by the appraisal policy",
-			exitNotGenuine: "a file is not genuine, not logged, damaged, or not such a file at all",
+			exitNotGenuine: "a file is not genuine, not logged, damaged, or not such a file at all;\nor a disclosure or content is not of its actions",
 		},
 		minArgs: 1, maxArgs: many,
 		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
+			v := new(verification)
 			logPolicy := fs.String("log-policy", "", "`FILE` that says whose signatures make a record logged")
 			appraisalPolicy := fs.String("appraisal-policy", "", "`FILE` that says which records are good enough, in YAML")
 			root := rootFlag(fs)
 			collateral := fs.String("collateral", "", "`FILE` with the collateral of a lone .tlog-proof, in JSON")
+			fs.StringArrayVar(&v.disclosures, "disclosure", nil, "`FILE` with an action of the session, see \"affidavit disclose\"; can be given again")
+			fs.StringArrayVar(&v.contents, "content", nil, "`FILE` with a content of a disclosed action, see \"affidavit disclose --reveal\"; can be given again")
 			quorumNone := fs.Bool("allow-quorum-none", false, "accept a log policy without witnesses: no time is proven, and the log can show everybody another history")
 			asJSON := jsonFlag(fs)
 			return func(c *console, args []string) (int, error) {
-				v := &verification{asJSON: *asJSON}
+				v.asJSON = *asJSON
+				switch {
+				case len(v.contents) > 0 && len(v.disclosures) == 0:
+					return 0, usagef("--content without --disclosure: of which action?")
+				case len(v.disclosures) > 0 && len(args) > 1:
+					return 0, usagef("--disclosure goes with one file, and here are %d: which session's is it?", len(args))
+				}
 				if !fs.Changed("appraisal-policy") {
 					return 0, v.whatToPin(c, "missing flag --appraisal-policy: which code do you expect?", args)
 				}
@@ -106,7 +124,10 @@ type verification struct {
 	root       *tdx.Root
 	collateral []byte // JSON, nil if none
 	asJSON     bool
-	checker    *bundle.Checker
+
+	disclosures, contents []string // names of files
+
+	checker *bundle.Checker
 }
 
 func (v *verification) run(c *console, names []string) (int, error) {
@@ -121,6 +142,7 @@ func (v *verification) run(c *console, names []string) (int, error) {
 		} else {
 			a.check(b)
 		}
+		a.show(c, v.disclosures, v.contents)
 		status = worse(status, a.status())
 		count[a.status()]++
 		p.step(func() {
@@ -170,9 +192,21 @@ type answer struct {
 	unread    error             // the file couldn't be read
 	notProven *bundle.NotProven // why it proves nothing
 	finding   *bundle.Finding
+
+	disclosed []*shown
 }
 
+// status is the verdict on the file and on what is disclosed of it.
 func (a *answer) status() int {
+	status := a.verdict()
+	for _, s := range a.disclosed {
+		status = worse(status, s.status())
+	}
+	return status
+}
+
+// verdict is the verdict on the file alone.
+func (a *answer) verdict() int {
 	switch {
 	case a.unread != nil:
 		return exitError
@@ -260,20 +294,21 @@ func (a *answer) subject() string {
 func (a *answer) print(c *console) {
 	w := c.stdout
 	if f := a.notProven; f != nil {
-		c.headline(a.status(), fmt.Sprintf("NOT PROVEN (%s): %s", a.reason(), a.cause()))
+		c.headline(a.verdict(), fmt.Sprintf("NOT PROVEN (%s): %s", a.reason(), a.cause()))
 		fmt.Fprintln(w)
 		hang(w, "File:  ", clean(a.file))
 		if f.Index != nil {
 			hang(w, "Leaf:  ", fmt.Sprint(*f.Index))
 		}
 		fmt.Fprintln(w, "\nNothing in this file should be relied on.")
+		a.printDisclosed(c)
 		return
 	}
 	f := a.finding
 	if f.Allowed() {
-		c.headline(a.status(), fmt.Sprintf("GOOD: %s: logged, genuine, and allowed by the appraisal policy.", a.subject()))
+		c.headline(a.verdict(), fmt.Sprintf("GOOD: %s: logged, genuine, and allowed by the appraisal policy.", a.subject()))
 	} else {
-		c.headline(a.status(), fmt.Sprintf("REFUSED: %s: logged and genuine, but refused by the appraisal policy.", a.subject()))
+		c.headline(a.verdict(), fmt.Sprintf("REFUSED: %s: logged and genuine, but refused by the appraisal policy.", a.subject()))
 		printRefusals(w, f.Refusals)
 	}
 	fmt.Fprintln(w)
@@ -281,6 +316,7 @@ func (a *answer) print(c *console) {
 	hang(w, "Log:   ", fmt.Sprintf("%s, leaf %d of a tree of %d", clean(f.Log.Origin), f.Subject.Index, f.Log.Size))
 	hang(w, "Time:  ", a.interval())
 	hang(w, "Root:  ", clean(a.v.root.String()))
+	a.printDisclosed(c)
 	printClaims(w, f.Claims)
 
 	fmt.Fprintf(w, "\nRecords in this file\n")
@@ -388,6 +424,7 @@ type answerJSON struct {
 	Refusals    []verifier.Refusal `json:"refusals"`
 	Claims      []verifier.Claim   `json:"claims"`
 	Leaves      []leafJSON         `json:"leaves"`
+	Disclosures []disclosedJSON    `json:"disclosures"` // that were given
 	Assumptions []string           `json:"assumptions"`
 	Limits      []string           `json:"limits"`
 }
@@ -443,8 +480,10 @@ func intervalOf(i *verifier.Interval) *intervalJSON {
 func (a *answer) json() *answerJSON {
 	j := &answerJSON{
 		File: a.file, Exit: a.status(), Refusals: []verifier.Refusal{}, Claims: []verifier.Claim{}, Leaves: []leafJSON{},
-		Assumptions: []string{}, Limits: []string{},
-		Status: map[int]string{exitGood: "good", exitRefused: "refused", exitNotGenuine: "not-proven", exitError: "unread"}[a.status()],
+		Assumptions: []string{}, Limits: []string{}, Disclosures: []disclosedJSON{}, Status: word(a.verdict()),
+	}
+	for _, s := range a.disclosed {
+		j.Disclosures = append(j.Disclosures, s.json())
 	}
 	if a.unread != nil {
 		j.Detail = a.unread.Error()
