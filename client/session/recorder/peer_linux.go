@@ -50,7 +50,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		uid, err := peer(c)
+		uid, err := credentials(c)
 		if err == nil && slices.Contains(l.Allowed, uid) {
 			return &conn{c, addr(uid)}, nil
 		}
@@ -61,7 +61,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-func peer(c *net.UnixConn) (uid int, err error) {
+func credentials(c *net.UnixConn) (uid int, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return Nobody, err
