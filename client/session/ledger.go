@@ -254,6 +254,16 @@ func Journals(dir string) (sessions, runs []record.SessionID, err error) {
 	return sessions, runs, nil
 }
 
+// Discard removes the journal of a session or model run that isn't open, and destroys its key: for one that can't or
+// needn't be finished. It is like [Session.Remove] without [Resume], which asks the log.
+func Discard(dir string, id record.SessionID) error {
+	j, err := openJournal(filepath.Join(dir, id.String()), func(frameType, []byte) error { return nil })
+	if err != nil {
+		return err
+	}
+	return j.destroy()
+}
+
 // replay takes up a frame.
 func (l *ledger) replay(t frameType, b []byte) error {
 	entry := func(p *pending, b []byte) error {

@@ -56,7 +56,7 @@ type Session struct {
 }
 
 // A PendingError says that a session's start is on its way into the log, and that it isn't known to have arrived.
-// [Resume] sends it again.
+// [Resume] sends it again, and [Discard] gives it up.
 type PendingError struct {
 	ID  record.SessionID
 	Err error

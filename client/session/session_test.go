@@ -706,7 +706,18 @@ func TestStartRefused(t *testing.T) {
 	if _, err := Resume(t.Context(), c, p.ID); !errors.As(err, &p) {
 		t.Fatalf("resumed while refused: %v", err)
 	}
-	l.gate = nil
+	if _, err := Start(t.Context(), c, l.options()); !errors.As(err, &p) {
+		t.Fatal(err)
+	}
+	if err := Discard(c.Dir, p.ID); err != nil {
+		t.Error(err)
+	}
+	left, _, err := Journals(c.Dir)
+	if err != nil || len(left) != 1 || left[0] == p.ID {
+		t.Fatalf("left: %v, %v", left, err)
+	}
+	p.ID = left[0]
+	l.gate, l.adds = nil, nil
 	s, err := Resume(t.Context(), c, p.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -928,6 +939,9 @@ func TestInUse(t *testing.T) {
 	c := l.config()
 	s := l.start(c)
 	if _, err := Resume(t.Context(), c, s.ID()); !errors.Is(err, ErrInUse) {
+		t.Errorf("got %v, want ErrInUse", err)
+	}
+	if err := Discard(c.Dir, s.ID()); !errors.Is(err, ErrInUse) {
 		t.Errorf("got %v, want ErrInUse", err)
 	}
 	if _, err := Resume(t.Context(), c, record.SessionID{1}); !errors.Is(err, os.ErrNotExist) {
