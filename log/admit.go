@@ -256,6 +256,7 @@ func (l *Log) admit(vendor string, e *record.Entry) (*verifier.Admitted, record.
 		Origin:          l.cfg.Origin,
 		VendorID:        vendor,
 		MaxFreshnessAge: l.cfg.MaxFreshnessAge,
+		LateUntil:       l.cfg.AdmitLate,
 		AllowImports:    l.cfg.AllowImports,
 		ListedKeys:      l.vendors.listed,
 		VendorKeys: func(vendor, keyid string) (ed25519.PublicKey, bool) {

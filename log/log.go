@@ -91,6 +91,10 @@ type Config struct {
 	// defaults to 10 minutes.
 	MaxFreshnessAge time.Duration
 
+	// AdmitLate admits statements whose checkpoint is older than MaxFreshnessAge, up to this age, for vendors that were
+	// cut off from the log. Whoever verifies such a record sees that it is late. It defaults to none.
+	AdmitLate time.Duration
+
 	// MaxInFlight bounds the submissions that are being judged or appended. Beyond it they are answered 503. More of
 	// them don't raise the throughput, only the latency. It defaults to 512.
 	MaxInFlight int
@@ -243,7 +247,7 @@ func (c *Config) setDefaults() error {
 	}
 	for name, d := range map[string]*time.Duration{
 		"checkpoint interval": &c.CheckpointInterval, "time interval": &c.TimeInterval,
-		"freshness age": &c.MaxFreshnessAge, "wait": &c.MaxWait,
+		"freshness age": &c.MaxFreshnessAge, "age of late records": &c.AdmitLate, "wait": &c.MaxWait,
 	} {
 		if *d < 0 {
 			return fmt.Errorf("negative %s %v", name, *d)

@@ -39,6 +39,11 @@ type Admission struct {
 	// MaxFreshnessAge defaults to DefaultMaxFreshnessAge.
 	MaxFreshnessAge time.Duration
 
+	// LateUntil admits statements whose freshness is older than MaxFreshnessAge,
+	// up to this age: a vendor that was cut off can still log its records. They
+	// stay visibly late, see Input.FreshnessAge. With zero there are none.
+	LateUntil time.Duration
+
 	// VendorKeys returns a release key of a vendor by its key id, if a
 	// vendor-key leaf of this log holds it.
 	VendorKeys func(vendor, keyid string) (ed25519.PublicKey, bool)
@@ -127,7 +132,7 @@ func (a *Admitted) TDX() *tdx.Result { return a.result }
 //  3. Whoever's key signed it is known: for vendors' entries, a key that is in the
 //     log; for a vendor-key entry, one that the operator lists.
 //  4. The checkpoint that it was made after is in a time leaf of this log, and
-//     no older than a.MaxFreshnessAge.
+//     no older than a.MaxFreshnessAge, or than a.LateUntil if that is more.
 //  5. It is genuine, as [Verifier.Verify] has it, by collateral that was valid at
 //     judgedAt.
 //  6. The TD isn't a debug TD.
@@ -238,8 +243,8 @@ func (a *Admission) checkFreshness(f *record.Freshness, at time.Time) error {
 	if limit == 0 {
 		limit = DefaultMaxFreshnessAge
 	}
-	if age := at.Sub(logged); age > limit {
-		return inadmissible(ProblemStaleFreshness, "the statement was made after a checkpoint that was logged %s ago, more than %s", age, limit)
+	if age := at.Sub(logged); age > max(limit, a.LateUntil) {
+		return inadmissible(ProblemStaleFreshness, "the statement was made after a checkpoint that was logged %s ago, more than %s", age, max(limit, a.LateUntil))
 	} else if age < -clockTolerance {
 		// The log's clock went back: what it calls fresh means nothing.
 		return inadmissible(ProblemStaleFreshness, "the statement was made after a checkpoint that was logged %s from now", -age)

@@ -108,6 +108,11 @@ func TestAdmit(t *testing.T) {
 			s.logged = now.Add(-10 * time.Minute)
 			return s.finalEntry()
 		}, "", ""},
+		{"late, as late as that may be", func(s *submission) *record.Entry {
+			s.logged = now.Add(-time.Hour)
+			s.admission.LateUntil = time.Hour
+			return s.finalEntry()
+		}, "", ""},
 		{"freshness of a log whose clock is a minute ahead", func(s *submission) *record.Entry {
 			s.logged = now.Add(time.Minute)
 			return s.finalEntry()
@@ -174,6 +179,11 @@ func TestAdmit(t *testing.T) {
 		}, verifier.ProblemStaleFreshness, ""},
 		{"freshness older than configured", func(s *submission) *record.Entry {
 			s.admission.MaxFreshnessAge = time.Minute - time.Millisecond
+			return s.finalEntry()
+		}, verifier.ProblemStaleFreshness, ""},
+		{"later than late records may be", func(s *submission) *record.Entry {
+			s.logged = now.Add(-time.Hour - time.Millisecond)
+			s.admission.LateUntil = time.Hour
 			return s.finalEntry()
 		}, verifier.ProblemStaleFreshness, ""},
 		{"freshness from the future", func(s *submission) *record.Entry {

@@ -17,6 +17,7 @@ func (s *subject) content() {
 	}
 	s.claim("vendor", "Vendor", clean(st.Vendor), SourceVendor, StatusAsserted, "The log admits entries only from whom it knows as this vendor.")
 	s.freshness()
+	s.late()
 	s.interval()
 	switch {
 	case st.Start != nil:
@@ -65,6 +66,14 @@ func (s *subject) freshness() {
 		return
 	}
 	s.claim(id, label, value, s.said(), StatusAsserted, "When that checkpoint was made isn't proven here.")
+}
+
+// late shows that the log admitted the statement long after the checkpoint that it was made after.
+func (s *subject) late() {
+	if age := s.in.FreshnessAge; age > DefaultMaxFreshnessAge {
+		s.claim("late", "Admitted late", age.Round(time.Second).String()+" after that checkpoint", SourceLog, StatusAsserted,
+			fmt.Sprintf("By the log's own times. Usually it is %s at most: this log lets late records in, which may have been made long after what they report.", DefaultMaxFreshnessAge))
+	}
 }
 
 const honestWitness = "Proven by witnesses, if every set of them that satisfies the log policy's quorum has an honest one."

@@ -58,6 +58,11 @@ type Input struct {
 
 	// Interval is the proven time of the statement, nil if none is proven.
 	Interval *Interval
+
+	// FreshnessAge is how old the statement's freshness note was when the log
+	// admitted it, by what the log says of both. Zero if that isn't known. Beyond
+	// DefaultMaxFreshnessAge the record is late.
+	FreshnessAge time.Duration
 }
 
 // A NotGenuine error says that an entry isn't what it claims to be: its

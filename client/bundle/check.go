@@ -525,6 +525,9 @@ func (s *state) checkRecord(l *Leaf, set *tdx.Set) error {
 	if err := s.checkFreshness(l); err != nil {
 		return err
 	}
+	if l.Freshness != nil {
+		in.FreshnessAge = l.AdmittedAt().Sub(time.UnixMilli(s.at(*l.Freshness).Leaf.(*record.TimeLeaf).LoggedAt))
+	}
 	refusals := s.checkTime(l)
 	in.Interval = l.Interval
 	for _, r := range s.releases(l) {

@@ -951,6 +951,26 @@ func TestQuorumNone(t *testing.T) {
 	wantAllowed(t, s.Bundle(), s.Options("time:\n  allow-unproven: true"))
 }
 
+// TestLate: a record that the log admitted long after its freshness says so.
+func TestLate(t *testing.T) {
+	for _, tt := range []struct {
+		wait time.Duration
+		want int // claims that say late
+	}{{9 * time.Minute, 0}, {11 * time.Minute, 1}} {
+		s := bundletest.NewSession(t, witnessed, bundletest.Steps{Between: func(s *bundletest.Session) { s.Tick(tt.wait) }})
+		f := wantAllowed(t, s.Bundle(), s.Options())
+		late := slices.DeleteFunc(slices.Clone(f.Claims), func(c verifier.Claim) bool { return c.ID != "late" })
+		if len(late) != tt.want {
+			t.Errorf("%s after its freshness: claims %+v, want %d", tt.wait, late, tt.want)
+		}
+		for _, c := range late {
+			if c.Source != verifier.SourceLog || c.Status != verifier.StatusAsserted {
+				t.Errorf("%s after its freshness: claim %+v", tt.wait, c)
+			}
+		}
+	}
+}
+
 // TestMLDSA: dual-key logs and witnesses, as in DESIGN.md, work as well.
 func TestMLDSA(t *testing.T) {
 	s := bundletest.NewSession(t, bundletest.LogOptions{Witnesses: 3, Threshold: 2, MLDSA: true}, bundletest.Steps{})

@@ -40,11 +40,11 @@ const shutdownTimeout = 25 * time.Second
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-func run(ctx context.Context, args []string, stderr io.Writer) int {
-	o, status, ok := parseFlags(args, stderr)
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o, status, ok := parseFlags(args, stdout, stderr)
 	if !ok {
 		return status
 	}
@@ -63,6 +63,20 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 	if source != nil {
 		defer source.Close()
 	}
+	// Before the log is opened: a log that was made, and cosigned, by a process that then couldn't listen is in the way of
+	// the next attempt.
+	public, err := net.Listen("tcp", o.listen)
+	if err != nil {
+		return fail(fmt.Errorf("--listen: %w", err))
+	}
+	defer public.Close()
+	var private net.Listener
+	if o.metricsListen != "" {
+		if private, err = net.Listen("tcp", o.metricsListen); err != nil {
+			return fail(fmt.Errorf("--metrics-listen: %w", err))
+		}
+		defer private.Close()
+	}
 	log, err := sessionlog.Open(ctx, *cfg)
 	if err != nil {
 		return fail(err)
@@ -74,23 +88,19 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 	g, gctx := errgroup.WithContext(ctx)
 	var servers []*http.Server
 	for _, s := range []struct {
-		what, addr string
-		handler    http.Handler
-	}{{"public", o.listen, log.Handler()}, {"private", o.metricsListen, log.PrivateHandler()}} {
-		if s.addr == "" {
+		what    string
+		l       net.Listener
+		handler http.Handler
+	}{{"public", public, log.Handler()}, {"private", private, log.PrivateHandler()}} {
+		if s.l == nil {
 			continue
 		}
-		l, lerr := net.Listen("tcp", s.addr)
-		if lerr != nil {
-			err = lerr
-			break
-		}
-		logger.Info("listening", "what", s.what, "addr", l.Addr().String())
+		logger.Info("listening", "what", s.what, "addr", s.l.Addr().String())
 		srv := log.NewServer(s.handler)
 		srv.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
 		servers = append(servers, srv)
 		g.Go(func() error {
-			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := srv.Serve(s.l); !errors.Is(err, http.ErrServerClosed) {
 				return err
 			}
 			return nil
@@ -99,14 +109,12 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 	if source != nil {
 		g.Go(func() error { source.Run(gctx); return nil })
 	}
-	if err == nil {
-		<-gctx.Done() // a signal, or a server that failed
-		logger.Info("shutting down")
-	}
+	<-gctx.Done() // a signal, or a server that failed
+	logger.Info("shutting down")
 
 	end, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
-	errs := []error{err}
+	var errs []error
 	for _, s := range servers { // submissions under way get their proofs first
 		errs = append(errs, s.Shutdown(end))
 	}
@@ -133,6 +141,7 @@ func (o *options) config(logger *slog.Logger) (*sessionlog.Config, *pcs.Client, 
 		CheckpointInterval: o.checkpointInterval,
 		TimeInterval:       o.timeInterval,
 		MaxFreshnessAge:    o.maxFreshnessAge,
+		AdmitLate:          o.admitLate,
 		MaxInFlight:        o.maxInFlight,
 		MaxWait:            o.maxWait,
 		WitnessBudget:      o.witnessBudget,
@@ -141,6 +150,9 @@ func (o *options) config(logger *slog.Logger) (*sessionlog.Config, *pcs.Client, 
 	var ok bool
 	if c.Dir, ok = strings.CutPrefix(o.storage, "posix:"); !ok || c.Dir == "" {
 		return nil, nil, fmt.Errorf("--storage %q: want posix:DIR", o.storage)
+	}
+	if fi, err := os.Stat(c.Dir); err == nil && !fi.IsDir() {
+		return nil, nil, fmt.Errorf("--storage: %s is not a directory", c.Dir)
 	}
 	if !o.init {
 		if err := sessionlog.Exists(c.Dir); err != nil {
@@ -235,7 +247,7 @@ type options struct {
 	keys                                      []string
 	init, allowQuorumNone, allowImports       bool
 	checkpointInterval, timeInterval          time.Duration
-	maxFreshnessAge, maxWait                  time.Duration
+	maxFreshnessAge, admitLate, maxWait       time.Duration
 	maxInFlight, witnessBudget                int
 	level                                     slog.Level
 }
@@ -266,7 +278,7 @@ and so is one on an old copy of its directory: witnesses will refuse it, for goo
 The exit status is 64 for wrong usage, 1 if the log couldn't start or had to stop, else 0.
 `
 
-func parseFlags(args []string, stderr io.Writer) (*options, int, bool) {
+func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	o := &options{}
 	f := pflag.NewFlagSet("affidavit-log", pflag.ContinueOnError)
 	f.SetOutput(io.Discard)
@@ -291,7 +303,7 @@ func parseFlags(args []string, stderr io.Writer) (*options, int, bool) {
 	s = in("Witnesses")
 	s.StringVar(&o.logPolicy, "log-policy", "", "`FILE` that says whose cosignatures a checkpoint needs (c2sp.org/tlog-policy)")
 	s.BoolVar(&o.allowQuorumNone, "allow-quorum-none", false, "accept a log policy that needs no cosignatures: no time is then proven, and nothing keeps the log from showing two histories")
-	s.IntVar(&o.witnessBudget, "witness-budget", 0, "requests to each witness per `DAY` at most, what witnesses call qpd; 0 is one for each checkpoint")
+	s.IntVar(&o.witnessBudget, "witness-budget", 0, "`REQUESTS` to each witness per day at most, what witnesses call qpd; 0 is one for each checkpoint")
 	s = in("Submissions")
 	s.StringVar(&o.vendors, "vendors", "", "`FILE` that lists who may submit (YAML, see above); read again when it changes")
 	s.StringVar(&o.root, "root", "", "`FILE` (PEM or DER) with the root that quotes are verified under, instead of Intel's; for tests and demonstrations")
@@ -302,13 +314,14 @@ func parseFlags(args []string, stderr io.Writer) (*options, int, bool) {
 	s.DurationVar(&o.checkpointInterval, "checkpoint-interval", time.Second, "least time between checkpoints; not less than the witnesses allow")
 	s.DurationVar(&o.timeInterval, "time-interval", time.Minute, "time between time leaves while there is traffic")
 	s.DurationVar(&o.maxFreshnessAge, "max-freshness-age", 10*time.Minute, "how old the checkpoint may be that a statement was made after")
+	s.DurationVar(&o.admitLate, "admit-late", 0, "admit statements whose checkpoint is older than that, up to this age; they stay visibly late")
 	s.IntVar(&o.maxInFlight, "max-in-flight", 512, "submissions judged or appended at once; more are answered 503")
 	s.DurationVar(&o.maxWait, "max-wait", 10*time.Second, "how long a submission waits for a proof before it is answered 202")
 	debug := s.Bool("debug", false, "log more")
 	help := func() {
-		fmt.Fprint(stderr, usage)
+		fmt.Fprint(stdout, usage)
 		for _, g := range groups {
-			fmt.Fprintf(stderr, "\n%s:\n%s", g.title, g.set.FlagUsagesWrapped(100))
+			fmt.Fprintf(stdout, "\n%s:\n%s", g.title, g.set.FlagUsagesWrapped(100))
 		}
 	}
 	for _, g := range groups {
@@ -341,7 +354,10 @@ func parseFlags(args []string, stderr io.Writer) (*options, int, bool) {
 			return wrong(fmt.Errorf("--%s is missing", need.flag))
 		}
 	}
-	if o.checkpointInterval <= 0 || o.timeInterval <= 0 || o.maxFreshnessAge <= 0 || o.maxWait <= 0 || o.maxInFlight <= 0 || o.witnessBudget < 0 {
+	if strings.Contains(o.origin, "://") {
+		return wrong(fmt.Errorf("--origin %q: want a URL without its scheme, such as log.example.org/2026", o.origin))
+	}
+	if o.checkpointInterval <= 0 || o.timeInterval <= 0 || o.maxFreshnessAge <= 0 || o.admitLate < 0 || o.maxWait <= 0 || o.maxInFlight <= 0 || o.witnessBudget < 0 {
 		return wrong(errors.New("times and limits must be positive"))
 	}
 	return o, 0, true
