@@ -82,8 +82,8 @@ const contentLabel = "affidavit/content/v1\x00"
 // SHA-256("affidavit/content/v1" ‖ 0x00 ‖ salt ‖ content). The salt is random. Without it nobody can find out the content
 // by guessing; with it and the content, everybody can check that the document meant this content.
 func ContentDigest(salt [32]byte, content []byte) record.Digest {
-	if len(content) <= 4096 { // mostly; this allocates nothing
-		b := append(make([]byte, 0, len(contentLabel)+32+4096), contentLabel...)
+	if len(content) <= 512 { // often; this allocates nothing
+		b := append(make([]byte, 0, len(contentLabel)+32+512), contentLabel...)
 		return sha256.Sum256(append(append(b, salt[:]...), content...))
 	}
 	h := sha256.New()
