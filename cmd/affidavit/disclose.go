@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -288,7 +289,8 @@ type revealed struct {
 	session.Content
 }
 
-// revealedJSON is the file of a revealed.
+// revealedJSON is the file of a revealed, which has one form: without spaces, and
+// with its members in this order.
 type revealedJSON struct {
 	Content struct {
 		Action  uint64 `json:"action"`
@@ -337,6 +339,9 @@ func parseRevealed(b []byte) (*revealed, error) {
 	copy(r.Salt[:], salt)
 	if r.Bytes, err = base64.StdEncoding.Strict().DecodeString(j.Content.Bytes); err != nil {
 		return nil, fmt.Errorf("%w: bytes are not base64", errRevealed)
+	}
+	if again, err := r.marshal(); err != nil || !bytes.Equal(again, b) {
+		return nil, fmt.Errorf("%w: not in its only form, as \"affidavit disclose\" writes it", errRevealed)
 	}
 	return r, nil
 }

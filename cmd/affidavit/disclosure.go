@@ -74,6 +74,7 @@ func (a *answer) show(c *console, disclosures, contents []string) {
 		a.disclosed = append(a.disclosed, s)
 		b, err := c.read(name)
 		if err != nil {
+			c.complain("affidavit verify: %v", err)
 			s.unread = err
 			continue
 		}
@@ -97,6 +98,7 @@ func (a *answer) show(c *console, disclosures, contents []string) {
 		b, err := c.read(name)
 		switch {
 		case err != nil:
+			c.complain("affidavit verify: %v", err)
 			content.unread = err
 		default:
 			if content.r, content.err = parseRevealed(b); content.err == nil {
@@ -144,7 +146,6 @@ func (a *answer) printDisclosed(c *console) {
 	w := c.stdout
 	for _, s := range a.disclosed {
 		if s.unread != nil {
-			c.complain("affidavit verify: %v", s.unread)
 			continue
 		}
 		fmt.Fprintln(w)
@@ -164,7 +165,6 @@ func (a *answer) printDisclosed(c *console) {
 		for _, content := range s.contents {
 			switch {
 			case content.unread != nil:
-				c.complain("affidavit verify: %v", content.unread)
 			case content.err != nil:
 				c.headline(exitNotGenuine, fmt.Sprintf("NOT SHOWN: %s: %s", clean(content.file), clean(content.err.Error())))
 			default:

@@ -216,7 +216,7 @@ func (f *fixtures) record(t testing.TB) {
 		{Attributes: map[string]any{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "read_file"}, Result: []byte("package main\n")},
 		{Attributes: map[string]any{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "http_request", "error.type": "egress_denied"},
 			Outcome: record.OutcomeBlocked, Arguments: []byte(`{"url":"https://evil.example/"}`)},
-		{Attributes: map[string]any{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "shell", "tags": []string{"a", "b"}},
+		{Attributes: map[string]any{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "sh\u202ell tool", "tags": []string{"a\u009b31m", "b"}},
 			Outcome: record.OutcomeErrored, Arguments: []byte("rm \x1b[2J\xff")},
 		{Attributes: map[string]any{"gen_ai.operation.name": "chat", "gen_ai.usage.output_tokens": 42}},
 	} {

@@ -39,7 +39,8 @@ sits in between, with whatever certificate, gets nothing.
 Give your agent or editor the address that is printed as its URL. The start's bundle
 comes from the vendor (--bundle), or from the log (--log, with the --statement digest
 that the vendor names). A gate is for one session: when it is older than --lifetime,
-requests are refused, and the next session needs a gate of its own.
+requests are refused, and the next session needs a gate of its own. A proxy that
+HTTPS_PROXY names is used, and learns where connections go.
 
 To know that a start was made for you and for nobody else, make a challenge with
 "affidavit keygen --type challenge", give the vendor the digest that it prints, and the
@@ -214,7 +215,7 @@ type opening struct {
 // open returns the gate, or nil with the status and a message printed. The error
 // says that it couldn't be known.
 func (o *opening) open(ctx context.Context, c *console, logPolicy string) (*client.Gate, int, error) {
-	o.cfg.Now = c.now
+	o.cfg.Now, o.cfg.Proxy = c.now, http.ProxyFromEnvironment
 	closed := func(status int, err error) (*client.Gate, int, error) {
 		o.status, o.why = status, clean(strings.TrimPrefix(err.Error(), client.ErrGate.Error()+": "))
 		c.complain("affidavit gate: closed: %s", o.why)

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/affidavit-log/affidavit/client/session"
 )
 
 // No command prints a private key or a token, whatever goes wrong with the file
@@ -218,6 +220,29 @@ func FuzzDecodeQuote(f *testing.F) {
 			if err != nil || !bytes.Equal(again, raw) {
 				t.Fatalf("%.40q: %v", form, err)
 			}
+		}
+	})
+}
+
+// There is one file for each content: else two could be handed out for the same.
+func FuzzParseRevealed(f *testing.F) {
+	good, err := (&revealed{Action: 3, Content: session.Content{Name: "arguments", Salt: [32]byte{1}, Bytes: []byte("ls <\x1b>\xff")}}).marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	if _, err := parseRevealed(good); err != nil {
+		f.Fatal(err) // otherwise nothing below says anything
+	}
+	f.Add(good)
+	f.Add(append(bytes.Clone(good), '\n'))
+	f.Add(bytes.Replace(good, []byte(":3,"), []byte(":3.0,"), 1))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := parseRevealed(b)
+		if err != nil {
+			return
+		}
+		if again, err := r.marshal(); err != nil || !bytes.Equal(again, b) {
+			t.Errorf("%q is also %q (%v)", b, again, err)
 		}
 	})
 }
