@@ -112,6 +112,9 @@ func ParsePolicy(b []byte) (*Policy, error) {
 			continue
 		}
 		if err := p.line(fields); err != nil {
+			if bytes.Contains(line, []byte(privatePrefix)) {
+				err = errors.New("a private key") // which must not be quoted in a log
+			}
 			return nil, fmt.Errorf("%w policy: line %d: %v", ErrMalformed, n, err)
 		}
 	}

@@ -87,6 +87,8 @@ func TestParsePolicyRefuses(t *testing.T) {
 		{"empty", ""},
 		{"no quorum", w.head},
 		{"comment only", "# quorum none\n"},
+		{"a private key", "PRIVATE+KEY+w+00000000+AQID\nquorum none\n"},
+		{"a private key for a vkey", "log PRIVATE+KEY+w+00000000+AQID\nquorum none\n"},
 		{"no final newline", "quorum none"},
 		{"two quorums", "quorum none\nquorum none\n"},
 		{"quorum twice", good + "quorum y\n"},
