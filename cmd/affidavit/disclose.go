@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"slices"
@@ -224,8 +225,9 @@ func (d *disclosing) run(c *console, name string) (int, error) {
 			return 0, fileError(d.dir, err)
 		}
 	}
+	p := paths{leaves: leaves}
 	for _, e := range chosen {
-		e.Path = record.ActionProof(leaves, e.Index)
+		e.Path = p.of(e.Index)
 		out := d.out
 		if d.dir != "" {
 			out = filepath.Join(d.dir, fmt.Sprintf("action-%d.json", e.Index))
@@ -254,6 +256,38 @@ func (d *disclosing) run(c *console, name string) (int, error) {
 		}
 	}
 	return exitGood, nil
+}
+
+// paths returns inclusion paths in the tree of leaves. It is record.ActionProof for
+// many of them: that hashes the whole tree for each.
+type paths struct {
+	leaves []record.Digest
+	roots  map[[2]int]record.Digest // of subtrees, by the bounds of their leaves
+}
+
+func (p *paths) of(index uint64) (path []record.Digest) {
+	if p.roots == nil {
+		p.roots = make(map[[2]int]record.Digest)
+	}
+	for lo, hi := 0, len(p.leaves); hi-lo > 1; {
+		// RFC 6962, Section 2.1: "let k be the largest power of two smaller than n".
+		mid := lo + 1<<(bits.Len(uint(hi-lo-1))-1)
+		sibling := [2]int{mid, hi}
+		if int(index) < mid {
+			hi = mid
+		} else {
+			sibling = [2]int{lo, mid}
+			lo = mid
+		}
+		root, ok := p.roots[sibling]
+		if !ok {
+			root = record.ActionRoot(p.leaves[sibling[0]:sibling[1]])
+			p.roots[sibling] = root
+		}
+		path = append(path, root)
+	}
+	slices.Reverse(path)
+	return path
 }
 
 func count(n int, what string) string {

@@ -188,11 +188,12 @@ func (f *fixtures) record(t testing.TB) {
 	}
 	challenge := challengeDigest(testChallenge)
 	ctx := context.Background()
-	s, err := session.Start(ctx, session.Config{
+	cfg := session.Config{
 		Log: l, Quotes: quote.Sim(w.Platform, w.Vendor.Quote()), Dir: t.TempDir(), AnyFileSystem: true, Vendor: w.Vendor.ID,
 		Environment: record.Environment{Release: w.Vendor.Image, PersistentStorage: record.StorageNone},
 		KeepContent: true, Now: func() time.Time { return w.Now },
-	}, session.Options{
+	}
+	s, err := session.Start(ctx, cfg, session.Options{
 		Tenant: record.TenantPseudonym([]byte("key"), w.Origin, w.Vendor.ID, "2026-11"), TenantEpoch: "2026-11",
 		Channels: []record.Channel{session.TLSChannel(endpoint().Certificate().RawSubjectPublicKeyInfo)}, Challenge: &challenge,
 	})
@@ -230,6 +231,28 @@ func (f *fixtures) record(t testing.TB) {
 		t.Fatal(err)
 	}
 	f.all["early.private"] = bytes.Clone(file.Bytes())
+	// The call of a model for the session, in a record of its own.
+	run, err := session.NewRun(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer run.Close()
+	if _, err := run.Call(s.ID(), session.Action{Attributes: map[string]any{"gen_ai.operation.name": "chat"}, Time: w.Now}); err != nil {
+		t.Fatal(err)
+	}
+	ran, err := run.Finish(ctx, session.RunOptions{
+		Provider: "gateway", RequestModel: "m", Weights: &challenge, Channel: session.TLSChannel([]byte("its key")),
+		Session: &record.ServedSession{ID: s.ID(), Statement: s.StartRef().Statement}, PeerKeyID: s.Key().KeyID,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	save("ran.affidavit", ran.Bundle, nil)
+	file.Reset()
+	if err := run.WriteFile(&file); err != nil {
+		t.Fatal(err)
+	}
+	f.all["run.private"] = bytes.Clone(file.Bytes())
 	r, err := s.Finish(ctx, session.FinishOptions{WorkspaceErased: true, Retention: record.Retention{
 		Claim: record.RetentionZero, Enforcement: record.EnforcementTechnical, Basis: []string{"no-persistent-storage"},
 	}})

@@ -197,7 +197,8 @@ becomes of it there, the session's final record says later.`,
 					l.Close()
 					return 0, err
 				}
-				return exitGood, serveGate(ctx, l, h)
+				// A page in a browser on this machine can send requests here, too.
+				return exitGood, serveGate(ctx, l, http.NewCrossOriginProtection().Handler(h))
 			}
 		},
 	}

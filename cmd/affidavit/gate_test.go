@@ -13,9 +13,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/affidavit-log/affidavit/log/record"
 )
 
 // A running is a gate in a process of its own, as users have it.
@@ -96,13 +99,21 @@ func TestGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.Host = "attacker.example"
-	resp, err := http.DefaultClient.Do(req)
+	// And one that sends a form here.
+	form, err := http.NewRequest(http.MethodPost, g.url, strings.NewReader("a=b"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusForbidden {
-		t.Errorf("another host: status %d", resp.StatusCode)
+	form.Header.Set("Origin", "https://attacker.example")
+	for _, r := range []*http.Request{req, form} {
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusForbidden {
+			t.Errorf("%s for %s from %q: status %d", r.Method, r.Host, r.Header.Get("Origin"), resp.StatusCode)
+		}
 	}
 	g.stop(t)
 	if conn, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", strings.TrimPrefix(g.url, "http://")); err == nil {
@@ -165,5 +176,19 @@ func TestGatePortTaken(t *testing.T) {
 		"--bundle", at("begun.affidavit"), "--log-policy", at("log.policy"), "--appraisal-policy", at("ours.yaml"), "--root", at("root.der"))
 	if status != exitError || stdout != "" || !strings.Contains(stderr, fmt.Sprintf("--listen %s: ", l.Addr())) {
 		t.Errorf("status %d, %q, %q", status, stdout, stderr)
+	}
+}
+
+// Many paths cost little more than one, and are those of package record.
+func TestPaths(t *testing.T) {
+	var leaves []record.Digest
+	for n := range 40 {
+		leaves = append(leaves, record.Digest{byte(n), 1})
+		p := paths{leaves: leaves}
+		for i := range leaves {
+			if got, want := p.of(uint64(i)), record.ActionProof(leaves, uint64(i)); !slices.Equal(got, want) {
+				t.Fatalf("leaf %d of %d: %x, want %x", i, len(leaves), got, want)
+			}
+		}
 	}
 }
