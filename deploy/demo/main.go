@@ -57,9 +57,9 @@ func main() {
 	witnesses := theWitnesses()
 	log := theLog(witnesses)
 	vendor(log)
-	session(log, pki, witnesses)
-	auditor()
-	attacks(log, pki)
+	name := session(log, witnesses)
+	auditor(name)
+	attacks(log, pki, name)
 	fork(log, witnesses)
 
 	fmt.Printf("\nDone in %.0f s. The files are in %s.\n", time.Since(began).Seconds(), *dir)
@@ -103,7 +103,7 @@ refused: genuine silicon isn't enough.`)
 func intel() *tdxsim.PKI {
 	chapter("2. A made-up Intel, for want of TDX hardware")
 	say("From here on, platforms, certificates and collateral are made up, under the root in demo-root.pem. Nothing else is.")
-	pki := tdxsim.NewPKI([]byte("affidavit demo"), time.Now().Add(-time.Hour))
+	pki := tdxsim.NewPKI([]byte(seed), since)
 	sh.write("demo-root.pem", pki.RootPEM())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	check(err)
@@ -111,6 +111,11 @@ func intel() *tdxsim.PKI {
 	pcsURL = "http://" + l.Addr().String()
 	return pki
 }
+
+// The made-up Intel is made of a seed and the time since when it exists.
+const seed = "affidavit-demo"
+
+var since = time.Now().Add(-time.Hour).Truncate(time.Second)
 
 var pcsURL string
 
@@ -196,44 +201,104 @@ func vendor(log *server) {
 	sh.run(0, "affidavit", "submit", "--log", log.url, "--token-file", "vendor.token", "--log-policy", "log.policy", "vendor-key.entry", "release.entry")
 }
 
-// session runs one AI coding session: a start record before the first byte of
-// code, and a final record when all is over.
-func session(log *server, pki *tdxsim.PKI, witnesses []*server) {
-	chapter("7. An AI coding session in a trust domain")
-	td := newTrustDomain(pki.NewPlatform(tdxsim.PlatformOptions{}), tdxsim.AttrSEPTVEDisable)
-	start := td.start(freshness(log))
-	sh.write("start.entry", start.Bytes())
-	sh.run(0, "affidavit", "submit", "--log", log.url, "--token-file", "vendor.token", "--log-policy", "log.policy", "start.entry")
+// session runs the recorder in the trust domain, and an agent beside it that
+// reports what it does. It returns the name of the session's files, without ending.
+func session(log *server, witnesses []*server) string {
+	chapter("7. An AI coding session in a trust domain, recorded by a sidecar")
+	// Keys and journal belong in guest memory; where there is none to be had, such
+	// as on systems without /dev/shm, this demonstration makes do with a directory.
+	memory, err := os.MkdirTemp("/dev/shm", "affidavit-demo-")
+	anywhere := err != nil
+	if anywhere {
+		memory, err = os.MkdirTemp("", "affidavit-demo-")
+		check(err)
+	}
+	sh.cleanup = append(sh.cleanup, memory)
+	check(os.Mkdir(filepath.Join(sh.dir, "workspace"), 0o700))
+	month := time.Now().UTC().Format("2006-01")
+	socket := filepath.Join(memory, "recorder.sock")
+	sh.write("recorder.yaml", fmt.Appendf(nil, recorderConfig, log.url, vendorID, seed, since.Unix(), image.Name, image.SHA256,
+		month, tenant(month), filepath.Join(memory, "state"), anywhere, socket, os.Getuid(), sha256.Sum256([]byte("the TLS key of the trust domain")),
+		sha256.Sum256([]byte("the TLS key of the model's provider"))))
+	show("recorder.yaml")
+	fmt.Println()
+	recorder := sh.launch("affidavit-recorder", "--config", "recorder.yaml")
+	recorder.await("the recorder's socket", func() bool {
+		c, err := net.Dial("unix", socket)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
 
-	ref := record.StatementRef{Origin: origin, Statement: start.StatementDigest(), Index: index("start.entry.tlog-proof")}
-	say("The agent works: it reads, asks a model, and is kept from the network once.")
+	spans := runAgent(socket)
+	fmt.Printf("\n  An agent, which only knows OpenTelemetry, reported %d spans: models, files, a sub-agent, tests, a blocked call.\n", spans)
 	say("Meanwhile one witness stops. Three are left, and three are enough.")
 	witnesses[3].stop()
 
-	// The final record must be fresh, and its freshness checkpoint must already
-	// cover the start.
-	final := td.final(freshnessAfter(log, ref.Index), ref, []action{
-		{"execute_tool", "read_file", record.OutcomeExecuted},
-		{"chat", "", record.OutcomeExecuted},
-		{"execute_tool", "edit_file", record.OutcomeExecuted},
-		{"execute_tool", "http_request", record.OutcomeBlocked},
-		{"chat", "", record.OutcomeExecuted},
+	var files []string
+	recorder.await("the session's files", func() bool {
+		files, _ = filepath.Glob(filepath.Join(sh.dir, "out", "*.affidavit"))
+		return len(files) > 0
 	})
-	sh.write("final.entry", final.Bytes())
-	sh.run(0, "affidavit", "submit", "--log", log.url, "--token-file", "vendor.token", "--log-policy", "log.policy", "--bundle", "final.entry")
+	recorder.stop()
+	name := filepath.Join("out", strings.TrimSuffix(filepath.Base(files[0]), ".affidavit"))
+	fmt.Printf("  The recorder left %s.affidavit for the auditor, and %s.session for the customer alone.\n", name, name)
+	return name
 }
 
-// auditor checks the one file that the customer was given.
-func auditor() {
+// recorderConfig is the sidecar's.
+const recorderConfig = `log: %s
+log-policy: log.policy
+token-file: vendor.token
+vendor: %s
+quotes: "sim:%s:%d"            # made-up hardware
+release: {name: "%s", sha256: "%x"}
+persistent-storage: none
+tenants: {"%s": "%x"}
+dir: %s
+any-file-system: %t
+out: out
+socket: %s
+users: [%d]
+channels:
+  - sha256: %x
+models:
+  - provider: provider.example
+    model: coder-large
+    execution: policy-zdr
+    channel: {sha256: %x}
+retention: {claim: zero-data-retention, enforcement: technical, basis: [no-persistent-storage, ephemeral-keys]}
+erase: [rm, -rf, workspace]
+linger: 1s
+`
+
+// auditor checks the one file that the customer was given, and one action that
+// the customer discloses.
+func auditor(name string) {
 	chapter("8. The auditor checks one file, with no network")
-	sh.run(0, "affidavit", "verify", "--log-policy", "log.policy", "--appraisal-policy", "appraisal.yaml", "--root", "demo-root.pem", "final.entry.affidavit")
+	verify := []string{"affidavit", "verify", "--log-policy", "log.policy", "--appraisal-policy", "appraisal.yaml", "--root", "demo-root.pem"}
+	sh.run(0, append(verify, name+".affidavit")...)
+
+	chapter("9. The customer discloses one action, and nothing of the others")
+	sh.run(0, "affidavit", "disclose", "--where", "outcome=blocked", "--out", "blocked.json", name+".session")
+	out := sh.quiet(0, append(verify, "--disclosure", "blocked.json", name+".affidavit")...)
+	// The rest is as before.
+	_, shown, _ := strings.Cut(out, "\nSHOWN")
+	shown, _, ok := strings.Cut(shown, "\n\n")
+	if !ok {
+		fatalf("the disclosed action is not shown:\n%s", out)
+	}
+	for line := range strings.Lines("SHOWN" + shown + "\n") {
+		fmt.Printf("  | %s", line)
+	}
 }
 
 // attacks shows that what must not work doesn't.
-func attacks(log *server, pki *tdxsim.PKI) {
-	chapter("9. Attack: somebody changes a record in the file")
+func attacks(log *server, pki *tdxsim.PKI, name string) {
+	chapter("10. Attack: somebody changes a record in the file")
 	say("The forger takes care that the file stays well formed, and writes that another model was used.")
-	b, err := bundle.Parse(sh.read("final.entry.affidavit"))
+	b, err := bundle.Parse(sh.read(name + ".affidavit"))
 	check(err)
 	for _, p := range b.Proofs {
 		p.Extra = bytes.Replace(p.Extra, []byte(`"coder-large"`), []byte(`"coder-cheap"`), 1)
@@ -243,7 +308,7 @@ func attacks(log *server, pki *tdxsim.PKI) {
 	sh.write("forged.affidavit", forged)
 	sh.run(4, "affidavit", "verify", "--log-policy", "log.policy", "--appraisal-policy", "appraisal.yaml", "--root", "demo-root.pem", "forged.affidavit")
 
-	chapter("10. Attack: the quote of one session is replayed for another")
+	chapter("11. Attack: the quote of one session is replayed for another")
 	honest := newTrustDomain(pki.NewPlatform(tdxsim.PlatformOptions{}), tdxsim.AttrSEPTVEDisable)
 	stolen := honest.start(freshness(log)).Quote()
 	thief := newTrustDomain(pki.NewPlatform(tdxsim.PlatformOptions{}), tdxsim.AttrSEPTVEDisable)
@@ -253,7 +318,7 @@ func attacks(log *server, pki *tdxsim.PKI) {
 	sh.write("replayed.entry", replay.Bytes())
 	sh.run(4, "affidavit", "submit", "--log", log.url, "--token-file", "vendor.token", "replayed.entry")
 
-	chapter("11. Attack: the trust domain runs in debug mode, where the host can read its memory")
+	chapter("12. Attack: the trust domain runs in debug mode, where the host can read its memory")
 	debug := newTrustDomain(pki.NewPlatform(tdxsim.PlatformOptions{}), tdxsim.AttrSEPTVEDisable|tdxsim.AttrDebug)
 	sh.write("debug.entry", debug.start(freshness(log)).Bytes())
 	sh.run(4, "affidavit", "submit", "--log", log.url, "--token-file", "vendor.token", "debug.entry")
@@ -262,7 +327,7 @@ func attacks(log *server, pki *tdxsim.PKI) {
 // fork has the log's operator sign a second history, and shows it to the
 // witnesses.
 func fork(log *server, witnesses []*server) {
-	chapter("12. Attack: the log's operator signs another history of the same size")
+	chapter("13. Attack: the log's operator signs another history of the same size")
 	c, err := client.New(log.url, client.Config{})
 	check(err)
 	signed, err := c.Checkpoint(context.Background())
@@ -312,29 +377,12 @@ func post(url string, body []byte) (status int, answer string) {
 }
 
 // freshness asks the log for its newest checkpoint that is itself in the log.
-func freshness(log *server) record.Freshness { return freshnessAfter(log, 0) }
-
-// freshnessAfter waits for one that covers the leaf at an index.
-func freshnessAfter(log *server, index uint64) record.Freshness {
+func freshness(log *server) record.Freshness {
 	c, err := client.New(log.url, client.Config{})
 	check(err)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	for {
-		f, err := c.Freshness(ctx)
-		check(err)
-		if index == 0 || f.Size > index {
-			return f.Freshness
-		}
-		time.Sleep(200 * time.Millisecond)
-	}
-}
-
-// index returns where the leaf of a proof is.
-func index(file string) uint64 {
-	p, err := checkpoint.ParseProof(sh.read(file))
+	f, err := c.Freshness(context.Background())
 	check(err)
-	return p.Index
+	return f.Freshness
 }
 
 // empty makes the demo's directory anew. It removes only what a demo left

@@ -21,24 +21,30 @@ type shell struct {
 	bin     string // absolute directory of the commands
 	dir     string // where everything is kept
 	servers []*server
+	cleanup []string // directories elsewhere
 }
 
 // run runs a command, shows what it printed, and fails the demo unless it exits
 // with the status want.
-func (s *shell) run(want int, args ...string) string {
-	fmt.Printf("\n  $ %s\n", strings.Join(args, " "))
-	out, status := s.exec(args...)
+func (s *shell) run(want int, args ...string) {
+	out := s.quiet(want, args...)
 	for line := range strings.Lines(out) {
 		fmt.Printf("  | %s", line)
 	}
 	if out != "" && !strings.HasSuffix(out, "\n") {
 		fmt.Println()
 	}
-	if status != want {
-		fatalf("%s: exit status %d, expected %d", args[0], status, want)
+	if want != 0 {
+		fmt.Printf("  (exit status %d)\n", want)
 	}
-	if status != 0 {
-		fmt.Printf("  (exit status %d)\n", status)
+}
+
+// quiet is run, but returns what the command printed instead of showing it.
+func (s *shell) quiet(want int, args ...string) string {
+	fmt.Printf("\n  $ %s\n", strings.Join(args, " "))
+	out, status := s.exec(args...)
+	if status != want {
+		fatalf("%s: exit status %d, expected %d\n%s", args[0], status, want, out)
 	}
 	return out
 }
@@ -72,6 +78,7 @@ type server struct {
 	name string
 	cmd  *exec.Cmd
 	url  string
+	addr chan string // where it listens, once it says so
 	done chan struct{}
 }
 
@@ -80,6 +87,21 @@ var listening = regexp.MustCompile(`\baddr="?(127\.0\.0\.1:\d+)`)
 // start starts a daemon that listens on a port of the kernel's choice, and
 // waits until it says which.
 func (s *shell) start(args ...string) *server {
+	srv := s.launch(args...)
+	srv.await("its address", func() bool {
+		select {
+		case a := <-srv.addr:
+			srv.url = "http://" + a
+			return true
+		default:
+			return false
+		}
+	})
+	return srv
+}
+
+// launch starts a daemon. What it logs goes to a file of its name.
+func (s *shell) launch(args ...string) *server {
 	fmt.Printf("  $ %s &\n", strings.Join(args, " "))
 	cmd := exec.Command(filepath.Join(s.bin, args[0]), args[1:]...)
 	cmd.Dir = s.dir
@@ -90,14 +112,15 @@ func (s *shell) start(args ...string) *server {
 	cmd.Stderr = w
 	check(cmd.Start())
 	w.Close()
-	srv := &server{name: args[0], cmd: cmd, done: make(chan struct{})}
-	addr := make(chan string, 1)
+	srv := &server{name: args[0], cmd: cmd, addr: make(chan string, 1), done: make(chan struct{})}
 	go func() {
 		lines := bufio.NewScanner(io.TeeReader(r, log))
 		for lines.Scan() {
-			// The first address is the public one.
-			if m := listening.FindStringSubmatch(lines.Text()); m != nil && len(addr) == 0 && srv.url == "" {
-				addr <- m[1]
+			if m := listening.FindStringSubmatch(lines.Text()); m != nil {
+				select {
+				case srv.addr <- m[1]: // the first address is the public one
+				default:
+				}
 			}
 		}
 		cmd.Wait()
@@ -105,15 +128,21 @@ func (s *shell) start(args ...string) *server {
 		close(srv.done)
 	}()
 	s.servers = append(s.servers, srv)
-	select {
-	case a := <-addr:
-		srv.url = "http://" + a
-	case <-srv.done:
-		fatalf("%s stopped at once; see %s.log", args[0], args[0])
-	case <-time.After(20 * time.Second):
-		fatalf("%s did not say where it listens within 20 s", args[0])
-	}
 	return srv
+}
+
+// await waits until ok, or ends the demo if the daemon does, or after a while.
+func (srv *server) await(what string, ok func() bool) {
+	for end := time.Now().Add(40 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+		select {
+		case <-srv.done:
+			fatalf("%s stopped before %s was there; see %s.log", srv.name, what, srv.name)
+		default:
+		}
+		if time.Now().After(end) {
+			fatalf("%s: %s was not there after 40 s; see %s.log", srv.name, what, srv.name)
+		}
+	}
 }
 
 // stop asks the daemon to shut down and waits for it.
@@ -132,6 +161,9 @@ func (s *shell) stopAll() {
 		s.servers[i].stop()
 	}
 	s.servers = nil
+	for _, dir := range s.cleanup {
+		os.RemoveAll(dir)
+	}
 }
 
 // write writes a file below the demo's directory.

@@ -4,7 +4,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/json"
 	"time"
 
 	"github.com/affidavit-log/affidavit/log/record"
@@ -19,8 +18,8 @@ const (
 // image is the release that the demo's trust domain runs.
 var image = record.Image{Name: "pkg:oci/coding-sandbox", SHA256: sha256.Sum256([]byte("coding-sandbox 2026.11.3"))}
 
-// A trustDomain is the vendor's enclave: it holds a session key that exists
-// nowhere else, and asks its platform for quotes.
+// A trustDomain is an enclave of which the demo makes start records that the
+// recorder wouldn't make: it holds a session key, and asks its platform for quotes.
 type trustDomain struct {
 	platform   *tdxsim.Platform
 	attributes uint64 // TD attributes, which hardware puts into each quote
@@ -41,9 +40,14 @@ func newTrustDomain(p *tdxsim.Platform, attributes uint64) *trustDomain {
 	}
 	_, err = rand.Read(td.session.ID[:])
 	check(err)
-	// Only the customer, who has the key, can compute its pseudonym.
-	td.session.Tenant = record.TenantPseudonym([]byte("a key that the customer keeps"), origin, vendorID, td.session.TenantEpoch)
+	td.session.Tenant = tenant(td.session.TenantEpoch)
 	return td
+}
+
+// tenant is the customer's pseudonym of a month: only the customer, who has the
+// key, can compute it.
+func tenant(month string) record.Digest {
+	return record.TenantPseudonym([]byte("a key that the customer keeps"), origin, vendorID, month)
 }
 
 func (td *trustDomain) environment() record.Environment {
@@ -81,60 +85,6 @@ func (td *trustDomain) start(fresh record.Freshness) *record.Entry {
 			Freshness:   fresh,
 			Environment: td.environment(),
 			Channels:    []record.Channel{{Type: record.ChannelTLSSPKI, SHA256: sha256.Sum256([]byte("the TLS key of the trust domain"))}},
-		},
-	})
-}
-
-// An action is what the agent did, as the customer alone gets to see it.
-type action struct {
-	operation, tool, outcome string
-}
-
-// final makes the final record: what the agent did as the root of a tree of
-// salted digests, which models it used, and what became of the data.
-func (td *trustDomain) final(fresh record.Freshness, start record.StatementRef, actions []action) *record.Entry {
-	var leaves []record.Digest
-	counts, outcomes := map[string]uint64{}, map[string]uint64{}
-	for i, a := range actions {
-		doc, err := json.Marshal(map[string]any{
-			"index": i, "outcome": a.outcome, "session": td.session.ID.String(),
-			"attributes": map[string]string{"gen_ai.operation.name": a.operation, "gen_ai.tool.name": a.tool},
-		})
-		check(err)
-		var salt [32]byte
-		_, err = rand.Read(salt[:])
-		check(err)
-		leaves = append(leaves, record.ActionLeaf(salt, doc))
-		counts[a.operation]++
-		outcomes[a.outcome]++
-	}
-	return td.seal(&record.Statement{
-		PredicateType: record.PredicateSession,
-		Subjects:      []record.Subject{{Name: record.SubjectSession, SHA256: td.session.ID.Digest()}},
-		Vendor:        vendorID,
-		Session: &record.Session{
-			SessionInfo: td.session,
-			FinishedOn:  time.Now().UTC().Truncate(time.Second),
-			EndReason:   record.EndCompleted,
-			Start:       start,
-			SessionKey:  record.NewSessionKey(td.key.Public().(ed25519.PublicKey)),
-			Freshness:   fresh,
-			Environment: td.environment(),
-			Models: []record.Model{{
-				Provider: "provider.example", RequestModel: "coder-large", ResponseModel: "coder-large", Calls: 2,
-				Execution: record.ExecutionPolicyZDR,
-				Channel:   record.Channel{Type: record.ChannelTLSSPKI, SHA256: sha256.Sum256([]byte("the TLS key of the model's provider"))},
-			}},
-			Actions: record.Actions{
-				Tree:     record.Tree{Size: uint64(len(leaves)), Root: record.ActionRoot(leaves)},
-				Counts:   counts,
-				Outcomes: outcomes,
-			},
-			Retention: record.Retention{
-				Claim: record.RetentionZero, Enforcement: record.EnforcementTechnical,
-				Basis: []string{"no-persistent-storage", "ephemeral-keys"},
-			},
-			WorkspaceErased: true,
 		},
 	})
 }

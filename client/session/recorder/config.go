@@ -62,18 +62,19 @@ type File struct {
 	Content     []string `yaml:"content"`      // more attributes that are content
 	Clear       []string `yaml:"clear"`        // unlisted text attributes that are kept in the clear
 
-	Dir         string        `yaml:"dir"`          // in guest memory
-	Out         string        `yaml:"out"`          // for bundles and private files
-	Socket      string        `yaml:"socket"`       // of the API
-	Users       []int         `yaml:"users"`        // user ids of agents
-	Admins      []int         `yaml:"admins"`       // user ids that may read everything
-	OTLPGRPC    string        `yaml:"otlp-grpc"`    // loopback address, such as 127.0.0.1:4317; optional
-	OTLPHTTP    string        `yaml:"otlp-http"`    // loopback address, such as 127.0.0.1:4318; optional
-	API         string        `yaml:"api"`          // loopback address, for agents without unix sockets; optional
-	Metrics     string        `yaml:"metrics"`      // private address; optional
-	Linger      time.Duration `yaml:"linger"`       // 10s by default
-	Idle        time.Duration `yaml:"idle"`         // 30m by default
-	MaxSessions int           `yaml:"max-sessions"` // 2048 by default
+	Dir         string        `yaml:"dir"`             // in guest memory
+	AnyDir      bool          `yaml:"any-file-system"` // accept a dir that isn't, for tests and demonstrations
+	Out         string        `yaml:"out"`             // for bundles and private files
+	Socket      string        `yaml:"socket"`          // of the API
+	Users       []int         `yaml:"users"`           // user ids of agents
+	Admins      []int         `yaml:"admins"`          // user ids that may read everything
+	OTLPGRPC    string        `yaml:"otlp-grpc"`       // loopback address, such as 127.0.0.1:4317; optional
+	OTLPHTTP    string        `yaml:"otlp-http"`       // loopback address, such as 127.0.0.1:4318; optional
+	API         string        `yaml:"api"`             // loopback address, for agents without unix sockets; optional
+	Metrics     string        `yaml:"metrics"`         // private address; optional
+	Linger      time.Duration `yaml:"linger"`          // 10s by default
+	Idle        time.Duration `yaml:"idle"`            // 30m by default
+	MaxSessions int           `yaml:"max-sessions"`    // 2048 by default
 
 	GeminiRelatives []string       `yaml:"gemini-relatives"`
 	Inference       *FileInference `yaml:"inference"`
@@ -284,7 +285,7 @@ func (f *File) session(ctx context.Context) (c session.Config, err error) {
 	if err != nil {
 		return c, err
 	}
-	c = session.Config{Log: log, Quotes: q, Vendor: f.Vendor, KeepContent: f.KeepContent, Content: f.Content}
+	c = session.Config{Log: log, Quotes: q, Vendor: f.Vendor, KeepContent: f.KeepContent, Content: f.Content, AnyFileSystem: f.AnyDir}
 	c.Environment.PersistentStorage = f.PersistentStorage
 	c.Environment.Release.Name = f.Release.Name
 	d, err := parseDigest("release.sha256", f.Release.SHA256)
