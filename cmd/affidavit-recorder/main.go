@@ -44,7 +44,7 @@ A configuration to begin with (client/session/recorder/README.md explains every 
   tenants: {"2026-11": "1f27…"}     # what the customer gave you for the month
   dir: /run/affidavit-recorder      # tmpfs, this user's alone: keys are here
   out: /var/lib/affidavit-recorder  # bundles, and private files for the customer
-  socket: /run/affidavit.sock
+  socket: /run/affidavit/recorder.sock
   users: [1000]                     # user ids of agents
   otlp-grpc: 127.0.0.1:4317
   otlp-http: 127.0.0.1:4318
@@ -56,7 +56,7 @@ Then tell the agent. Any one of these will do:
                   Claude Code: CLAUDE_CODE_ENABLE_TELEMETRY=1 OTEL_LOGS_EXPORTER=otlp
                   Codex: [otel] in config.toml; Gemini CLI: telemetry in settings.json
   hooks           affidavit record hook --agent cursor|windsurf|claude-code --install
-  plain HTTP      curl --unix-socket /run/affidavit.sock http://recorder/openapi.yaml
+  plain HTTP      curl --unix-socket /run/affidavit/recorder.sock http://recorder/openapi.yaml
 
 A finished session is in the directory out: ID.affidavit, to check with
 "affidavit verify", and ID.session, with every action and its salt, for the customer.

@@ -13,7 +13,7 @@ import (
 )
 
 // recorderSocket is where affidavit-recorder listens, unless its configuration says otherwise.
-const recorderSocket = "/run/affidavit.sock"
+const recorderSocket = "/run/affidavit/recorder.sock"
 
 func recordHookCommand() *command {
 	return &command{

@@ -23,7 +23,7 @@ models:
   - {provider: anthropic, model: "*", execution: policy-zdr, channel: {sha256: "1f27ebed7017a1e6490a97e553b0fdd656dcd0f07710275dc1911eb51416eba5"}}
 dir: /run/affidavit-recorder
 out: /var/lib/affidavit-recorder
-socket: /run/affidavit.sock
+socket: /run/affidavit/recorder.sock
 users: [1000]
 otlp-grpc: 127.0.0.1:4317
 otlp-http: "[::1]:4318"
