@@ -47,26 +47,26 @@ The exit status is 64 for wrong usage, 1 if the witness couldn't start or had to
 // hold a request of some kilobytes.
 const maxConns = 4096
 
-func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
-func run(args []string, stderr io.Writer) int {
+func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	c := witness.Config{Logger: slog.New(slog.NewTextHandler(stderr, nil))}
 	f := pflag.NewFlagSet("affidavit-witness", pflag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.SortFlags = false
-	f.Usage = func() { fmt.Fprint(stderr, usage, f.FlagUsages()) }
-	f.StringVar(&c.Name, "name", "", "the witness's name, such as witness.example/w1; all keys have it")
+	f.Usage = func() { fmt.Fprint(stdout, usage, f.FlagUsagesWrapped(100)) }
+	f.StringVar(&c.Name, "name", "", "`NAME` of the witness, such as witness.example/w1; all keys have it")
 	keys := f.StringArray("key", nil, "`FILE` with a signing key of type 04 (Ed25519) or 06 (ML-DSA-44); repeatable")
 	agentKeys := f.StringArray("ssh-agent-key", nil, "OpenSSH public key `FILE` of an Ed25519 key in the agent at $SSH_AUTH_SOCK; repeatable")
 	f.StringVar(&c.State, "state", "", "database `FILE` with what was cosigned; keep it on a durable disk")
 	f.BoolVar(&c.Init, "init", false, "begin a new database; refused if it exists")
 	f.StringArrayVar(&c.LogLists, "log-list", nil, "`FILE|URL` with logs in the witness network's form logs/v0; only ever adds; repeatable")
-	f.DurationVar(&c.LogListInterval, "log-list-interval", time.Hour, "time between two readings of the lists")
+	f.DurationVar(&c.LogListInterval, "log-list-interval", time.Hour, "`TIME` between two readings of the lists")
 	logs := f.StringArray("log", nil, "`VKEY` of a log whose origin is the key's name, without rate limit; repeatable, also for further keys of a log")
 	listen := f.String("listen", "", "`ADDR` of the public interface, such as :8080; put TLS in front of it")
-	metricsListen := f.String("metrics-listen", "", "private `ADDR` for metrics and profiling, such as 127.0.0.1:8081")
+	metricsListen := f.String("metrics-listen", "", "private `ADDR` for metrics, health and profiling, such as 127.0.0.1:8081")
 	f.StringVar(&c.PublicURL, "public-url", "", "`URL` of the public interface, for its page")
 	bastionAddr := f.String("bastion", "", "`HOST:PORT` of a bastion (c2sp.org/https-bastion) to be reached through, with or without --listen")
 	bastionKey := f.String("bastion-key", "", "PEM `FILE` with the Ed25519 key for the bastion, made if absent; not a witness key")
@@ -77,9 +77,22 @@ func run(args []string, stderr io.Writer) int {
 	} else if err != nil {
 		return wrong(stderr, err)
 	}
-	if f.NArg() > 0 || c.Name == "" || c.State == "" || len(*keys)+len(*agentKeys) == 0 || (*bastionAddr == "") != (*bastionKey == "") ||
-		*listen == "" && *bastionAddr == "" || len(c.LogLists)+len(*logs) == 0 || c.LogListInterval <= 0 {
-		return wrong(stderr, errors.New("want --name, --state, a key, a log or list of logs, and --listen or --bastion with --bastion-key; no other arguments"))
+	for _, need := range []struct {
+		met  bool
+		what string
+	}{
+		{f.NArg() == 0, fmt.Sprintf("unexpected argument %q", f.Arg(0))},
+		{c.Name != "", "--name is missing"},
+		{c.State != "", "--state is missing"},
+		{len(*keys)+len(*agentKeys) > 0, "no key: --key or --ssh-agent-key is missing"},
+		{len(c.LogLists)+len(*logs) > 0, "no log: --log-list or --log is missing"},
+		{*listen != "" || *bastionAddr != "", "no address: --listen or --bastion is missing"},
+		{(*bastionAddr == "") == (*bastionKey == ""), "--bastion and --bastion-key go together"},
+		{c.LogListInterval > 0, "--log-list-interval must be positive"},
+	} {
+		if !need.met {
+			return wrong(stderr, errors.New(need.what))
+		}
 	}
 	fail := func(err error) int {
 		c.Logger.Error("stopped", "err", err)
@@ -141,7 +154,7 @@ func run(args []string, stderr io.Writer) int {
 		}
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s address: %w", what, err)
 		}
 		c.Logger.Info("listening", "what", what, "addr", l.Addr().String())
 		l = netutil.LimitListener(l, maxConns)
@@ -174,6 +187,7 @@ func run(args []string, stderr io.Writer) int {
 	if err := g.Wait(); err != nil {
 		return fail(err)
 	}
+	c.Logger.Info("shut down")
 	return 0
 }
 

@@ -57,10 +57,12 @@ func TestUsage(t *testing.T) {
 		{"help", []string{"--help"}, 0, "keygen --type witness-ml-dsa"},
 		{"nothing", nil, 64, "--name"},
 		{"unknown flag", []string{"--nonsense"}, 64, "nonsense"},
-		{"argument", append(good[:len(good):len(good)], "x"), 64, "no other arguments"},
-		{"no key", without(good, "--key"), 64, "a key"},
-		{"no log", without(good, "--log"), 64, "a log"},
-		{"no address", without(good, "--listen"), 64, "--listen"},
+		{"argument", append(good[:len(good):len(good)], "x"), 64, "unexpected argument \"x\""},
+		{"no key", without(good, "--key"), 64, "--key or --ssh-agent-key is missing"},
+		{"no log", without(good, "--log"), 64, "--log-list or --log is missing"},
+		{"no state", without(good, "--state"), 64, "--state is missing"},
+		{"no address", without(good, "--listen"), 64, "--listen or --bastion is missing"},
+		{"recover from an unknown log", append(without(good, "--state"), "--state", state+"2", "--recover", "--recover-from", "x=y"), 1, "x is not a log of this witness"},
 		{"malformed vkey", append(without(good, "--log"), "--log", "x"), 64, "--log: malformed vkey"},
 		{"bastion without key", append(good[:len(good):len(good)], "--bastion", "b:443"), 64, "--bastion-key"},
 		{"malformed recover-from", append(good[:len(good):len(good)], "--recover-from", "x"), 64, "ORIGIN=FILE|URL"},
@@ -70,9 +72,14 @@ func TestUsage(t *testing.T) {
 		{"malformed key file", append(without(good, "--key"), "--key", "main.go"), 1, "malformed signing key"},
 		{"address in use or wrong", append(without(good, "--listen"), "--listen", "127.0.0.1:99999"), 1, "invalid port"},
 	} {
-		var stderr bytes.Buffer
-		if code := run(tt.args, &stderr); code != tt.code || !strings.Contains(stderr.String(), tt.want) {
-			t.Errorf("%s: status %d, want %d and %q:\n%.600s", tt.name, code, tt.code, tt.want, stderr.String())
+		var stdout, stderr bytes.Buffer
+		code := run(tt.args, &stdout, &stderr)
+		got := &stderr
+		if tt.code == 0 {
+			got = &stdout // help is what was asked for
+		}
+		if code != tt.code || !strings.Contains(got.String(), tt.want) {
+			t.Errorf("%s: status %d, want %d and %q:\n%.600s", tt.name, code, tt.code, tt.want, got.String())
 		}
 	}
 }
