@@ -323,13 +323,15 @@ th, td { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid
 <p>This is a <a href="https://c2sp.org/tlog-witness">transparency log witness</a>. It cosigns the checkpoints of the logs
 below as long as they continue each other, so that a log can't show two people two histories.</p>
 <h2>Keys</h2>
-{{range .VKeys}}<p><code>{{.}}</code></p>
-{{end}}
+{{range .VKeys}}{{if gt (len .) 200}}<details><summary><code>{{slice . 0 80}}…</code></summary><code>{{.}}</code></details>
+{{else}}<p><code>{{.}}</code></p>
+{{end}}{{end}}
 <h2>Interface</h2>
 <ul>
 <li><code>POST {{.URL}}/add-checkpoint</code></li>
 {{if .Subtrees}}<li><code>POST {{.URL}}/sign-subtree</code></li>{{end}}
 <li><code>GET {{.URL}}/&lt;SHA-256 of the origin, in hex&gt;/checkpoint</code></li>
+<li><code>GET {{.URL}}/&lt;SHA-256 of the origin, in hex&gt;/evidence</code>, of forks</li>
 </ul>
 {{if .Lists}}<h2>Lists of logs</h2>
 <p>Read every {{.Interval}}; logs are only ever added.</p>

@@ -62,6 +62,9 @@ func ParseLogList(b []byte) ([]Log, error) {
 		if strings.ContainsFunc(line, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '\ufffd' }) {
 			return nil, bad("control character, or not UTF-8")
 		}
+		if strings.Contains(line, "PRIVATE+KEY+") {
+			return nil, bad("a private key") // which must not be quoted in a log
+		}
 		if want == header {
 			if line != "logs/v0" {
 				return nil, bad("%.60q, want logs/v0", line)

@@ -47,6 +47,7 @@ func TestParseLogList(t *testing.T) {
 	for _, tt := range []struct{ name, list string }{
 		{"empty", ""},
 		{"comments only", "# logs/v0\n"},
+		{"a private key", "PRIVATE+KEY+w+00000000+AQID\n"},
 		{"version 1", sub("logs/v0", "logs/v1")},
 		{"no header", sub("logs/v0\n", "")},
 		{"no final newline", good[:len(good)-1]},

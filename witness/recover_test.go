@@ -151,3 +151,29 @@ func TestRecover(t *testing.T) {
 	w.recoverHeld(t.Context())
 	w.add(other.request(0, 5)).check(t, "listed log, recovered", 409, "30\n")
 }
+
+// TestDamagedState cuts the database off, as a full disk or a broken copy does.
+func TestDamagedState(t *testing.T) {
+	l := newTestLog(t, "log.example/a", 5)
+	cfg := testConfig(t, l)
+	w := startWitness(t, cfg)
+	w.mustAdd(l, 0, 5)
+	w.Close()
+	cfg.Init = false
+	whole, err := os.ReadFile(cfg.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := os.Getpagesize()
+	for _, size := range []int{0, 1, page, 2 * page, 3 * page} {
+		if err := os.WriteFile(cfg.State, whole[:size], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if w, err := Open(cfg); err == nil {
+			w.Close()
+			t.Errorf("opened the first %d of %d bytes", size, len(whole))
+		} else if !strings.Contains(err.Error(), cfg.State) {
+			t.Errorf("%d bytes: %v, which names no file", size, err)
+		}
+	}
+}

@@ -9,10 +9,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // Buckets of the database. Its format is that of this package's README, "The
@@ -95,6 +97,22 @@ type op struct {
 	done  chan struct{}
 }
 
+// openDB opens the database. Of a file that was cut off, bbolt reads pages that
+// aren't there, which would end the process with a signal.
+func openDB(path string) (db *bolt.DB, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			db, err = nil, fmt.Errorf("damaged, or cut off: %v", r)
+		}
+	}()
+	return bolt.Open(path, 0o600, &bolt.Options{
+		Timeout:      time.Second, // for the lock of a process that is just ending
+		FreelistType: bolt.FreelistMapType,
+		NoStatistics: true,
+	})
+}
+
 func openStore(path string, init bool) (*store, error) {
 	_, err := os.Stat(path)
 	switch {
@@ -105,13 +123,12 @@ func openStore(path string, init bool) (*store, error) {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{
-		Timeout:      time.Second, // for the lock of a process that is just ending
-		FreelistType: bolt.FreelistMapType,
-		NoStatistics: true,
-	})
+	db, err := openDB(path)
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, fmt.Errorf("state %s: another process has it open", path)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("state %s: %w (is another witness using it?)", path, err)
+		return nil, fmt.Errorf("state %s: %w", path, err)
 	}
 	s := &store{db: db, update: db.Update, ops: make(chan *op, maxBatch), failed: make(chan struct{}), done: make(chan struct{})}
 	if init {

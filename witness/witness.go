@@ -237,6 +237,12 @@ func (w *Witness) load() error {
 		}
 	}
 	if w.cfg.Recover {
+		// A misspelled origin would be recovered from its default place.
+		for origin := range w.cfg.RecoverFrom {
+			if w.logs[origin] == nil {
+				return fmt.Errorf("to be recovered: %s is not a log of this witness", origin)
+			}
+		}
 		return w.holdAll()
 	}
 	return nil
