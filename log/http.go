@@ -159,7 +159,7 @@ const (
 	neverStored = "no-store"
 )
 
-// Handler returns the public interface: DESIGN.md, section 6, and beside it
+// Handler returns the public interface, README.md, "What it serves". Of the ways to find a leaf
 //
 //	GET /proof/by-note/{sha256}                  the time leaf that holds a note
 //	GET /proof/by-collateral/{sha256}            the collateral leaf with an id
@@ -195,13 +195,18 @@ func (l *Log) Handler() http.Handler {
 			l.fail(w, r, refuse("not-found", "nothing is at %.200q", r.URL.Path))
 			return
 		}
+		// Such as POST /2026/add, where a proxy should have taken the prefix away.
+		if _, pattern := mux.Handler(&http.Request{Method: http.MethodGet, Host: r.Host, URL: r.URL}); pattern == "/" {
+			l.fail(w, r, refuse("not-found", "nothing is at %.200q", r.URL.Path))
+			return
+		}
 		l.fail(w, r, refuse("method-not-allowed", "%.20q %.200q", r.Method, r.URL.Path))
 	})
 	return mux
 }
 
 // PrivateHandler returns what operators see: /metrics (Prometheus), /health (200 while the process works), /ready (200
-// while submissions are taken and published) and /debug/pprof/. It must not be public.
+// while submissions are taken; that witnesses keep them from being published is for alerts, since readers are served) and /debug/pprof/. It must not be public.
 func (l *Log) PrivateHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(l.cfg.Registry, promhttp.HandlerOpts{}))

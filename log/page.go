@@ -18,7 +18,6 @@ type pageData struct {
 	Vkeys     []pageKey
 	Root      string
 	RootIntel bool
-	RootSum   string
 	Quorum    string
 	Witnesses []pageWitness
 	Halted    bool
@@ -39,7 +38,6 @@ func (l *Log) getPage(w http.ResponseWriter, r *http.Request) error {
 		Origin:    l.cfg.Origin,
 		Root:      l.cfg.Root.String(),
 		RootIntel: l.cfg.Root.IsIntel(),
-		RootSum:   fmt.Sprintf("%x", l.cfg.Root.Fingerprint()),
 		Quorum:    l.cfg.LogPolicy.Quorum(),
 		Halted:    l.Err() != nil,
 		Imports:   l.cfg.AllowImports,
@@ -51,7 +49,7 @@ func (l *Log) getPage(w http.ResponseWriter, r *http.Request) error {
 	for _, k := range l.cfg.Keys {
 		v := k.VKey()
 		short := v
-		if len(short) > 72 {
+		if len(short) > 200 {
 			short = short[:72] + "…"
 		}
 		d.Vkeys = append(d.Vkeys, pageKey{k.Kind().String(), short, v})
@@ -86,6 +84,9 @@ func (p *publisher) witnessStates(pub *published, now time.Time) []pageWitness {
 			x.State = "not asked yet"
 		case s.at.IsZero():
 			x.State = "has not cosigned since the log was started"
+		case s.err != "":
+			// Nothing is published without a quorum, so that its size may look up to date.
+			x.State = fmt.Sprintf("doesn't answer or doesn't cosign, last cosigned %s ago", now.Sub(s.at).Round(time.Second))
 		case pub != nil && s.size < pub.cp.Size:
 			x.State = fmt.Sprintf("%d leaves behind, last cosigned %s ago", pub.cp.Size-s.size, now.Sub(s.at).Round(time.Second))
 		default:
@@ -141,11 +142,11 @@ Anyone can check every record; nobody has to take this page's word.</p>
 </div>
 
 <h2>Keys</h2>
-<table>{{range .Vkeys}}<tr><th>{{.Kind}}</th><td><code title="{{.Vkey}}">{{.Short}}</code></td></tr>{{end}}</table>
+<table>{{range .Vkeys}}<tr><th>{{.Kind}}</th><td>{{if eq .Short .Vkey}}<code>{{.Vkey}}</code>{{else}}<details><summary><code>{{.Short}}</code></summary><code>{{.Vkey}}</code></details>{{end}}</td></tr>{{end}}</table>
 <p class="soft">Take keys from someone you trust, not from here.</p>
 
 <h2>Hardware root</h2>
-<table><tr><th>{{if .RootIntel}}Intel{{else}}<span class="bad">not Intel's</span>{{end}}</th><td>{{.Root}}<br><code>{{.RootSum}}</code></td></tr></table>
+<table><tr><th>{{if .RootIntel}}Intel{{else}}<span class="bad">not Intel's</span>{{end}}</th><td>{{.Root}}</td></tr></table>
 {{if not .RootIntel}}<p class="bad">Under this root nothing is evidence of real hardware: this log is for tests or demonstrations.</p>{{end}}
 
 <h2>Witnesses</h2>

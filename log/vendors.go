@@ -13,6 +13,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"regexp"
 	"sync/atomic"
 	"time"
 
@@ -152,13 +153,16 @@ type vendorsFile struct {
 	} `yaml:"vendors"`
 }
 
+// goTypes matches what package yaml's messages say of Go's types, which are nothing to whoever writes the file.
+var goTypes = regexp.MustCompile(`(?m) (in type|into) .*$`)
+
 // parseVendors parses a vendors file.
 func parseVendors(b []byte) ([]*vendor, error) {
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	d.KnownFields(true)
 	var f vendorsFile
 	if err := d.Decode(&f); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("vendors file: %w", err)
+		return nil, fmt.Errorf("vendors file: %s", goTypes.ReplaceAllString(err.Error(), ""))
 	}
 	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return nil, errors.New("vendors file: more than one YAML document")

@@ -408,7 +408,8 @@ func (p *publisher) askWitnesses(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for _, w := range p.witnesses {
 		wg.Go(func() {
-			if err := w.compare(ctx); err != nil && !errors.Is(err, errNewCandidate) {
+			// What halts the log was logged by that.
+			if err := w.compare(ctx); err != nil && !errors.Is(err, errNewCandidate) && !errors.Is(err, ErrInconsistent) {
 				p.l.logger.Warn("witness wasn't asked what it has seen", "witness", w.name, "err", err)
 			}
 		})

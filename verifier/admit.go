@@ -220,7 +220,7 @@ func (a *Admission) checkKey(e *record.Entry, st *record.Statement) error {
 		return nil
 	}
 	if _, ok := a.VendorKeys(st.Vendor, e.KeyID); !ok {
-		return inadmissible(ProblemUnknownKey, "release key %.64q of vendor %.200q isn't in this log", e.KeyID, st.Vendor)
+		return inadmissible(ProblemUnknownKey, "release key %.64q of vendor %.200q isn't in this log: its own entry comes first", e.KeyID, st.Vendor)
 	}
 	return nil
 }
