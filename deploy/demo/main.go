@@ -23,6 +23,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	mocks "github.com/google/go-tdx-guest/testing"
@@ -64,8 +65,9 @@ func main() {
 
 	fmt.Printf("\nDone in %.0f s. The files are in %s.\n", time.Since(began).Seconds(), *dir)
 	if *stay {
-		fmt.Printf("The log is at %s/ until you press Ctrl-C.\n", log.url)
-		ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
+		fmt.Printf("Until you press Ctrl-C, the log is at %s/, and the made-up Intel's service at %s.\n", log.url, pcsURL)
+		fmt.Printf("To record a session of your own: cd %s && %s --config recorder.yaml\n", *dir, filepath.Join(abs, "affidavit-recorder"))
+		ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		<-ctx.Done()
 		cancel()
 	}
