@@ -40,6 +40,8 @@ const shutdownTimeout = 25 * time.Second
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// Tessera speaks through klog, which has one logger for the whole process.
+	klog.SetSlogLogger(slog.New(slog.NewTextHandler(os.Stderr, nil)).With("from", "tessera"))
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -49,8 +51,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return status
 	}
 	logger := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: o.level}))
-	// Tessera speaks through klog.
-	klog.SetSlogLogger(logger.With("from", "tessera"))
 	fail := func(err error) int {
 		logger.Error("stopped", "err", err)
 		return exitError
