@@ -308,7 +308,7 @@ func (c *collateral) update(ctx context.Context, k platformKind, src *tdx.Collat
 		c.use(cur)
 		return cur, nil
 	}
-	// DESIGN.md, section 4: "tcbEvaluationDataNumber is monotonic per root and FMSPC or QE identity".
+	// FORMAT.md, 7: it "never decreases within a root and FMSPC (TCB info), or a root (QE identity)".
 	if n := set.TCBEvaluationDataNumber(); n < maxTCB {
 		return c.old(cur, src, fmt.Errorf("TCB info for %v has evaluation data number %d, after one with %d", k, n, maxTCB))
 	}

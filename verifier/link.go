@@ -105,8 +105,8 @@ func (r *report) pair(start, end *PlacedRecord, ref *record.StatementRef) {
 	if end.Index <= start.Index {
 		r.refuse(CodeOrder, "index", fmt.Sprint(end.Index), fmt.Sprintf("more than %d", start.Index), "the end of the session was logged before its start")
 	}
-	// "start's index < size of the final's freshness checkpoint" (DESIGN.md,
-	// section 3). The statement promises it for the index that it names; this is
+	// "`session-start`'s index < the size of the final's freshness checkpoint"
+	// (FORMAT.md, 11). The statement promises it for the index that it names; this is
 	// the index that is proven.
 	if f := b.Freshness(); f != nil && start.Index >= f.Size {
 		r.refuse(CodeOrder, "freshness.checkpoint", fmt.Sprintf("size %d", f.Size), fmt.Sprintf("more than %d", start.Index), "the end of the session was made after a checkpoint that doesn't cover its start")
@@ -456,7 +456,7 @@ func (r *report) compareModel(field string, m *record.Model, start, final, run *
 	} else if mr.Calls.Size < m.Calls {
 		differ("number of calls", mr.Calls.Size, fmt.Sprintf("at least %d", m.Calls))
 	}
-	// "start's index < model-run's; model-run's < final's" (DESIGN.md, section 3)
+	// "`session-start` < `model-run` < `session`" (FORMAT.md, 11)
 	if start != nil && run.Index <= start.Index || run.Index >= final.Index {
 		r.refuse(CodeOrder, field, fmt.Sprintf("index %d", run.Index), "between start and end", "the model run was logged at index %d, which isn't between the start and the end of the session", run.Index)
 	}

@@ -186,8 +186,8 @@ func checkStatement(e *record.Entry, st *record.Statement, quote []byte, at time
 		return notGenuine(ReasonStatement, "unknown binding profile %.100q", e.Profile)
 	}
 	if start, f := startOf(st), st.Freshness(); start != nil && f != nil {
-		// "start's index < size of the final's freshness checkpoint" (DESIGN.md,
-		// section 3): the start was there to be seen.
+		// "`session-start`'s index < the size of the final's freshness checkpoint"
+		// (FORMAT.md, 11): the start was there to be seen.
 		if start.Origin == f.Origin && start.Index >= f.Size {
 			return notGenuine(ReasonStatement, "names a start at index %d, which isn't in the checkpoint of size %d that it was made after", start.Index, f.Size)
 		}

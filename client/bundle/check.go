@@ -18,7 +18,7 @@ import (
 )
 
 // admittedTolerance is how far outside the proven interval the log's own time of admission may be: clocks of witnesses
-// and logs differ (DESIGN.md section 3, "Time").
+// and logs differ (FORMAT.md, 10).
 const admittedTolerance = 60 * time.Second
 
 // Numbers of facts that a Checker remembers. A compiled set of collateral takes some 50 KB, a checked note some 20 KB.

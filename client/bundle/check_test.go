@@ -971,7 +971,7 @@ func TestLate(t *testing.T) {
 	}
 }
 
-// TestMLDSA: dual-key logs and witnesses, as in DESIGN.md, work as well.
+// TestMLDSA: logs and witnesses with keys of both types work as well.
 func TestMLDSA(t *testing.T) {
 	s := bundletest.NewSession(t, bundletest.LogOptions{Witnesses: 3, Threshold: 2, MLDSA: true}, bundletest.Steps{})
 	f := wantAllowed(t, s.Bundle(), s.Options())

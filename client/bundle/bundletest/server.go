@@ -16,7 +16,7 @@ import (
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
-// Handler serves the log as it was when Publish was last called, as DESIGN.md section 6 has it. POST /add logs whatever
+// Handler serves the log as it was when Publish was last called, as a log does. POST /add logs whatever
 // entry it is given, with the world's collateral and time, and publishes.
 func (w *World) Handler() http.Handler {
 	mux := http.NewServeMux()

@@ -28,7 +28,7 @@ users: [1000]
 otlp-grpc: 127.0.0.1:4317
 otlp-http: "[::1]:4318"
 linger: 3s
-erase: ["rm", "-rf", "/work/sandbox"]
+erase: ["rm", "-rf", "/srv/sandbox"]
 `
 
 func TestFile(t *testing.T) {
