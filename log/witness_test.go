@@ -327,7 +327,9 @@ func TestHostileWitness(t *testing.T) {
 			w.Header().Set("Retry-After", "999999")
 			w.WriteHeader(429)
 		},
-		"redirects": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect) },
+		"redirects": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect)
+		},
 		"foreign key": func(w http.ResponseWriter, r *http.Request) {
 			line, _ := foreign.Sign(checkpoint.Checkpoint{Origin: testOrigin, Root: checkpoint.EmptyRoot()}.Text(), time.Now())
 			w.Write(line)
