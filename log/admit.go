@@ -289,6 +289,10 @@ func (l *Log) admit(vendor string, e *record.Entry) (*verifier.Admitted, record.
 		if ev := e.Statement().Evidence; ev != nil {
 			judged = ev.CollectedOn
 		}
+		// Judging is all computing. If hundreds of goroutines did it at once, the few that append and publish would
+		// queue behind them after every write.
+		l.judging <- struct{}{}
+		defer func() { <-l.judging }()
 		a, err := l.verifier.Admit(e, set, now, judged, adm)
 		if lookup != nil {
 			return nil, lookup

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -161,6 +162,7 @@ type Log struct {
 	claims   claims
 	zipped   *lru.Cache[bundleKey, []byte]
 	flight   chan struct{} // one element for each submission in flight
+	judging  chan struct{} // one element for each entry that is being judged
 
 	// uncertain says whether leaves may be in the tree that the index doesn't know of, because appending them failed, or
 	// so it was reported.
@@ -298,7 +300,7 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 	if err := c.setDefaults(); err != nil {
 		return nil, err
 	}
-	l := &Log{cfg: c, logger: c.Logger, verifier: verifier.New(c.Root), flight: make(chan struct{}, c.MaxInFlight), haltedc: make(chan struct{}), ended: make(chan struct{}), zipped: newZipped()}
+	l := &Log{cfg: c, logger: c.Logger, verifier: verifier.New(c.Root), flight: make(chan struct{}, c.MaxInFlight), judging: make(chan struct{}, runtime.GOMAXPROCS(0)), haltedc: make(chan struct{}), ended: make(chan struct{}), zipped: newZipped()}
 	l.claims.m = make(map[record.Digest]*claim)
 	l.metrics = newMetrics(c.Registry, l)
 	if l.vendors, err = newVendors(c.VendorsFile); err != nil {
