@@ -17,7 +17,7 @@ build: ## the commands, into bin/
 	@# Without the C library it starts 5 ms sooner, and runs in any container.
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/affidavit
 
-demo: build ## a log, a vendor, an auditor and three attacks, on this machine, in under two minutes
+demo: build ## witnesses, a log, a recorder, an auditor and attacks, on this machine, in under two minutes
 	$(GO) run ./deploy/demo --bin bin $(DEMOFLAGS)
 
 test: ## all tests that need nothing but Go

@@ -99,6 +99,20 @@ refused: genuine silicon isn't enough.`)
 	sh.write("intel-quote.bin", quote)
 	sh.write("intel-collateral.json", json)
 	sh.run(4, "affidavit", "appraise", "--quote", "intel-quote.bin", "--collateral", "intel-collateral.json", "--at", "2023-06-28T08:03:58Z")
+
+	// Quotes of up-to-date machines with their collateral are not ours to ship.
+	vectors := filepath.Join(os.Getenv("AFFIDAVIT_SHARED"), "vectors", "tdx", "real", "near-v4")
+	quote, err = os.ReadFile(filepath.Join(vectors, "quote.bin"))
+	if err != nil {
+		return
+	}
+	json, err = os.ReadFile(filepath.Join(vectors, "collateral.json"))
+	check(err)
+	fmt.Println()
+	say("And one of a machine in operation, from a published collection, as of September 2025. This one is good.")
+	sh.write("intel-quote-2025.bin", quote)
+	sh.write("intel-collateral-2025.json", json)
+	sh.run(0, "affidavit", "appraise", "--quote", "intel-quote-2025.bin", "--collateral", "intel-collateral-2025.json", "--at", "2025-09-17T07:22:55Z")
 }
 
 // intel starts a made-up Intel with its provisioning certification service.
