@@ -163,7 +163,7 @@ func (s *subject) final(st *record.Session) {
 		s.say("output-commit", "Commitment to the commit that it made", fmt.Sprintf("%x", *st.OutputCommit), "")
 	}
 	s.say("session.start", "Start of the session", fmt.Sprintf("%s, index %d, statement %x", clean(st.Start.Origin), st.Start.Index, st.Start.Statement),
-		"Whether that record is there, and fits, isn't part of this record.")
+		"Whether that record is there, and fits, is a claim of its own, about both.")
 	s.info(&st.SessionInfo)
 }
 
