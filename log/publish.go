@@ -121,6 +121,9 @@ func newPublisher(ctx context.Context, l *Log) (*publisher, error) {
 			}
 		}
 	}
+	if n := p.largestNote(); n > maxNote {
+		l.logger.Warn("the log policy has more witnesses than fit into a time leaf: cosignatures of the last ones are left out", "bytes", n, "limit", maxNote)
+	}
 	for _, w := range p.witnesses {
 		p.workers.Go(func() { w.run(wctx) })
 	}
@@ -383,6 +386,18 @@ func (p *publisher) offer() {
 // maxNote bounds a published note, which must fit into a time leaf. Cosignatures that the quorum doesn't need are left
 // out where they would not.
 const maxNote = 60 << 10
+
+// largestNote returns about how long a note with all cosignatures is.
+func (p *publisher) largestNote() int {
+	n := 200 + 4000*len(p.l.cfg.Keys)
+	for _, w := range p.l.cfg.LogPolicy.Witnesses() {
+		n += 120 + len(w.Key.Name())
+		if w.Key.Kind() == checkpoint.CosignatureMLDSA44 {
+			n += 3244 - 104 // c2sp.org/tlog-cosignature: 2,432 bytes in base64 instead of 76
+		}
+	}
+	return n
+}
 
 // assemble returns the note with the cosignatures in the policy's order.
 func (p *publisher) assemble(text []byte, s sigs) ([]byte, error) {

@@ -32,7 +32,8 @@ type sequencer struct {
 	wake  chan struct{} // has an element when the queue, urgent or closed has changed
 	ended chan struct{} // closed when the goroutine has ended
 
-	size uint64 // expected size of the tree; owned by the goroutine
+	tree func() uint64 // size of the tree, when the follower last looked
+	size uint64        // size after the last batch; owned by the goroutine
 }
 
 // A pending is a leaf that was handed to the sequencer. Its index and err are set before done is closed.
@@ -64,7 +65,7 @@ func newSequencer(add tessera.AddFn, l *Log) *sequencer {
 		next:   func() time.Time { return l.pub.nextDue() },
 		before: func(b []*pending) { l.index.expect(b) },
 		done:   func(p *pending) { l.index.appended(p) },
-		size:   l.tree.size.Load(),
+		tree:   func() uint64 { return l.tree.size.Load() },
 		wake:   make(chan struct{}, 1),
 		ended:  make(chan struct{}),
 	}
@@ -145,7 +146,7 @@ func (s *sequencer) take(now time.Time) (batch []*pending, wait time.Duration, c
 			due = first
 		}
 		if wait := due.Sub(now); wait > 0 {
-			room := tileWidth - int(s.size%tileWidth)
+			room := tileWidth - int(max(s.size, s.tree())%tileWidth)
 			if n < room {
 				return nil, wait, false
 			}
