@@ -93,7 +93,7 @@ func BenchmarkAppender(b *testing.B) {
 	}
 	ctx, cancel := context.WithCancel(b.Context())
 	defer cancel()
-	driver, err := posix.New(ctx, posix.Config{Path: b.TempDir()})
+	driver, err := posix.New(ctx, posix.Config{Path: tempDir(b)})
 	if err != nil {
 		b.Fatal(err)
 	}

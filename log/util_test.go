@@ -70,6 +70,26 @@ type world struct {
 	now      func() time.Time // the clock of the log and of its source of collateral, time.Now if nil
 }
 
+// tempDir is t.TempDir for what Tessera writes to: when its context ends, one of its goroutines may still be writing its
+// own checkpoint, for a moment, and nothing says when it is done.
+func tempDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sessionlog")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for range 100 {
+			if os.RemoveAll(dir) == nil {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Errorf("%s can't be removed", dir)
+	})
+	return dir
+}
+
 // commonPKI is expensive to make and never changes.
 var commonPKI = sync.OnceValue(func() *tdxsim.PKI { return tdxsim.NewPKI([]byte("log tests"), time.Now().Add(-time.Hour)) })
 
@@ -86,7 +106,7 @@ var commonKeys = sync.OnceValue(func() []*checkpoint.SigningKey {
 })
 
 func newWorld(t testing.TB) *world {
-	w := &world{t: t, pki: commonPKI(), keys: commonKeys(), dir: filepath.Join(t.TempDir(), "log"), token: tokenA}
+	w := &world{t: t, pki: commonPKI(), keys: commonKeys(), dir: filepath.Join(tempDir(t), "log"), token: tokenA}
 	w.pcs = w.pki.PCS(tdxsim.PCSOptions{})
 	srv := httptest.NewServer(w.pcs)
 	t.Cleanup(srv.Close)
