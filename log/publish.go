@@ -483,12 +483,13 @@ func (p *publisher) replace(pub *published) error {
 
 // merge adds a witness's cosignatures to the candidate, or late ones to what is published.
 func (p *publisher) merge(c cosignatures) {
-	if p.cand != nil && bytes.Equal(c.text, p.cand.text) {
+	// A candidate can have the text of an earlier one, when newer cosignatures are wanted.
+	if c.cand == p.cand {
 		p.cand.sigs.cosigs = union(p.cand.sigs.cosigs, c.lines)
 		return
 	}
 	pub := p.now.Load()
-	if pub == nil || !bytes.Equal(c.text, pub.text) {
+	if pub == nil || !bytes.Equal(c.cand.text, pub.text) {
 		return // too late
 	}
 	next := *pub

@@ -50,9 +50,9 @@ type witnessStatus struct {
 	err  string    // why it didn't the last time, "" if it did
 }
 
-// cosignatures are a witness's verified signature lines for a text, by vkey.
+// cosignatures are a witness's verified signature lines for a candidate, by vkey.
 type cosignatures struct {
-	text  []byte
+	cand  *candidate
 	lines map[string][]byte
 }
 
@@ -151,7 +151,7 @@ func (w *witness) run(ctx context.Context) {
 		if err == nil {
 			done, backoff = c, witnessBackoff
 			select {
-			case w.p.cosigned <- cosignatures{c.text, lines}:
+			case w.p.cosigned <- cosignatures{c, lines}:
 			case <-ctx.Done():
 				return
 			}
