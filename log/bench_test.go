@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -124,5 +125,34 @@ func BenchmarkAppender(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entries/s")
 	if err := shutdown(ctx); err != nil {
 		b.Error(err)
+	}
+}
+
+// BenchmarkPublish has four witnesses on this machine cosign each checkpoint with both kinds of keys, three of which are
+// needed, and reports how long that takes from the candidate to its publication.
+func BenchmarkPublish(b *testing.B) {
+	for _, witnesses := range []int{0, 4} {
+		b.Run(fmt.Sprintf("witnesses=%d", witnesses), func(b *testing.B) {
+			w := newWorld(b)
+			if witnesses > 0 {
+				w, _ = witnessed(b, witnesses, 3, nil)
+			}
+			edit := w.cfg
+			w.cfg = func(c *Config) {
+				if edit != nil {
+					edit(c)
+				}
+				c.CheckpointInterval, c.TimeInterval, c.Logger = time.Millisecond, time.Minute, slog.New(slog.DiscardHandler)
+			}
+			s := w.open()
+			f := s.freshness()
+			s.mustAdd(w.newTD().start(b, f))
+			sum, count := s.metric("affidavit_log_publish_seconds_sum"), s.metric("affidavit_log_publish_seconds_count")
+			for b.Loop() {
+				s.mustAdd(w.newTD().start(b, f))
+			}
+			sum, count = s.metric("affidavit_log_publish_seconds_sum")-sum, s.metric("affidavit_log_publish_seconds_count")-count
+			b.ReportMetric(sum/count*1000, "ms/publication")
+		})
 	}
 }

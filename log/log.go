@@ -364,17 +364,16 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 	if err := l.times.load(ctx); err != nil {
 		return nil, err
 	}
-	if !exists {
-		if err := l.store.put(metaName, c.meta()); err != nil {
-			return nil, err
-		}
-	}
-
 	// The order matters for the end: tasks end by l.cancel, but the sequencer by its own close, before that.
 	tctx, cancel := context.WithCancel(context.Background())
 	l.cancel = cancel
 	if err := l.pub.askWitnesses(ctx); err != nil {
 		return nil, err
+	}
+	if !exists { // and no witness knows a log under these keys
+		if err := l.store.put(metaName, c.meta()); err != nil {
+			return nil, err
+		}
 	}
 	for _, task := range []func(context.Context){l.index.run, l.pub.run, l.times.run, l.coll.run, l.watchVendors} {
 		l.tasks.Go(func() { task(tctx) })

@@ -236,6 +236,16 @@ func TestWitnessKnowsMore(t *testing.T) {
 		t.Fatalf("on an old copy: %v", err)
 	}
 
+	// Nor does a new log under the keys of the old one.
+	c := w.config()
+	c.Dir, c.Create = filepath.Join(tempDir(t), "log"), true
+	if _, err := Open(t.Context(), c); !errors.Is(err, ErrInconsistent) {
+		t.Fatalf("anew: %v", err)
+	}
+	if err := Exists(c.Dir); !errors.Is(err, ErrNoLog) {
+		t.Errorf("a log was made all the same: %v", err)
+	}
+
 	all[0].down.Store(true)
 	s = w.open()
 	all[0].down.Store(false)
