@@ -2,6 +2,8 @@ package witness
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -34,7 +36,7 @@ func refuse(status int, format string, a ...any) error {
 // specification's text and of its reference implementation, so that all
 // witnesses give the same answer to the same mistake. The error is a *refusal,
 // or an internal error.
-func (w *Witness) addCheckpoint(body []byte) (lines []byte, err error) {
+func (w *Witness) addCheckpoint(ctx context.Context, body []byte) (lines []byte, err error) {
 	r, err := parseAddRequest(body)
 	if err != nil {
 		return nil, refuse(http.StatusBadRequest, "%v", err)
@@ -69,43 +71,73 @@ func (w *Witness) addCheckpoint(body []byte) (lines []byte, err error) {
 		return nil, refuse(http.StatusUnprocessableEntity, "ML-DSA-44 cosignatures don't cover extension lines, or an origin of more than 255 bytes")
 	}
 
+	if w.cfg.Approve != nil {
+		// Approval may take a while, during which l.mu must not be held. Hence all
+		// is checked before it, so that it isn't asked about what is refused anyway,
+		// and again after it, since meanwhile another checkpoint may have been
+		// cosigned.
+		if err := l.checked(w, r, &c, signed, func(*head) error { return nil }); err != nil {
+			return nil, err
+		}
+		if err := w.approve(ctx, l, r, &c, signed); err != nil {
+			return nil, err
+		}
+	}
+	err = l.checked(w, r, &c, signed, func(last *head) error {
+		lines, err = w.cosign(l, last, r, &c, signed)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return lines, nil
+}
+
+// checked checks a request against what was last cosigned for l, and if it
+// continues that, calls then, with l.mu held.
+func (l *logState) checked(w *Witness, r *addRequest, c *checkpoint.Checkpoint, signed []checkpoint.NoteSignature, then func(last *head) error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.held.Load() {
-		return nil, &refusal{status: http.StatusServiceUnavailable, retry: time.Minute,
+		return &refusal{status: http.StatusServiceUnavailable, retry: time.Minute,
 			msg: "this witness was restored from a backup and hasn't seen the log's published checkpoint yet"}
 	}
 	if w.Err() != nil {
-		return nil, refuse(http.StatusServiceUnavailable, "this witness can't write its state, and cosigns nothing")
+		return refuse(http.StatusServiceUnavailable, "this witness can't write its state, and cosigns nothing")
 	}
 	last := l.head.Load()
 	if last == nil {
 		last = &head{root: checkpoint.EmptyRoot()} // for comparisons; nothing was cosigned
 	}
-	if err := w.keepFork(l, last, r, &c, signed); err != nil {
-		return nil, err
+	if err := w.keepFork(l, last, r, c, signed); err != nil {
+		return err
 	}
 	// "The witness MUST check that the old size matches the size of the latest
 	// checkpoint it cosigned for the checkpoint's origin (or zero if it never
 	// cosigned a checkpoint for that origin)."
 	if r.old != last.size {
-		return nil, &refusal{status: http.StatusConflict, size: last.size}
+		return &refusal{status: http.StatusConflict, size: last.size}
 	}
 	// "If the old size is zero, the consistency proof MUST be empty", "If the old
 	// size matches the checkpoint size, the witness MUST check that the root
 	// hashes are also identical": both are rules of VerifyConsistency.
 	if err := checkpoint.VerifyConsistency(last.root, c.Root, r.old, c.Size, r.proof); err != nil {
-		return nil, refuse(http.StatusUnprocessableEntity, "%v", err)
+		return refuse(http.StatusUnprocessableEntity, "%v", err)
 	}
+	return then(last)
+}
+
+// cosign cosigns a checked request. l.mu is held.
+func (w *Witness) cosign(l *logState, last *head, r *addRequest, c *checkpoint.Checkpoint, signed []checkpoint.NoteSignature) ([]byte, error) {
 	now := w.cfg.Now()
 	budget := l.grow
-	if c.Size == r.old && l.head.Load() != nil {
+	if c.Size == last.size && l.head.Load() != nil {
 		budget = l.refresh
 	}
 	if err := take(budget, now); err != nil {
 		return nil, err
 	}
-	lines, err = w.sign(&c, r.note.Text, now)
+	lines, err := w.sign(c, r.note.Text, now)
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +154,25 @@ func (w *Witness) addCheckpoint(body []byte) (lines []byte, err error) {
 	}
 	l.head.Store(&head{size: c.Size, root: c.Root, timestamp: uint64(now.Unix())})
 	return lines, nil
+}
+
+// approve asks Config.Approve. The error is a *refusal or an internal one.
+func (w *Witness) approve(ctx context.Context, l *logState, r *addRequest, c *checkpoint.Checkpoint, signed []checkpoint.NoteSignature) error {
+	err := w.cfg.Approve(ctx, *c, &checkpoint.Note{Text: r.note.Text, Signatures: signed})
+	var later *DeferError
+	var fork *ForkError
+	switch {
+	case errors.As(err, &later):
+		return &refusal{status: http.StatusServiceUnavailable, retry: max(later.RetryAfter, time.Second), msg: later.Reason}
+	case errors.As(err, &fork):
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if err := w.addFork(l, r, c, signed, fork.Evidence); err != nil {
+			return err
+		}
+		return refuse(http.StatusUnprocessableEntity, "%s", fork.Reason)
+	}
+	return err
 }
 
 // logOf returns the log whose checkpoint n claims to be.
@@ -180,22 +231,31 @@ func (w *Witness) keepFork(l *logState, last *head, r *addRequest, c *checkpoint
 	if l.head.Load() == nil || old != last.size || !checkpoint.ProvesFork(last.root, c.Root, old, c.Size, r.proof) {
 		return nil
 	}
-	key := sizeAndRoot(c.Size, c.Root)
-	if l.forks[key] {
-		return nil
-	}
-	l.forkCount.Add(1)
-	w.cfg.Logger.Error("the log forked", "origin", l.origin, "cosigned size", last.size, "cosigned root", fmt.Sprintf("%x", last.root),
-		"size", c.Size, "root", fmt.Sprintf("%x", c.Root))
-	if len(l.forks) >= maxEvidence {
+	if l.forks[sizeAndRoot(c.Size, c.Root)] {
 		return nil
 	}
 	cosigned, err := w.store.note(l.origin)
 	if err != nil {
 		return err
 	}
-	text := fmt.Appendf(nil, "This log forked, as was seen at %s. This witness had cosigned:\n\n", w.cfg.Now().UTC().Format(time.RFC3339))
-	text = append(text, cosigned...)
+	w.cfg.Logger.Error("the log forked", "origin", l.origin, "cosigned size", last.size, "cosigned root", fmt.Sprintf("%x", last.root),
+		"size", c.Size, "root", fmt.Sprintf("%x", c.Root))
+	return w.addFork(l, r, c, signed, append([]byte("This witness had cosigned:\n\n"), cosigned...))
+}
+
+// addFork counts a fork of the log, and keeps the request with the evidence
+// against it, unless that is known. l.mu is held.
+func (w *Witness) addFork(l *logState, r *addRequest, c *checkpoint.Checkpoint, signed []checkpoint.NoteSignature, evidence []byte) error {
+	key := sizeAndRoot(c.Size, c.Root)
+	if l.forks[key] {
+		return nil
+	}
+	l.forkCount.Add(1)
+	if len(l.forks) >= maxEvidence {
+		return nil
+	}
+	text := fmt.Appendf(nil, "This log forked, as was seen at %s. ", w.cfg.Now().UTC().Format(time.RFC3339))
+	text = append(text, evidence...)
 	text = append(text, "\nThen it was asked to cosign this, which the log signed too:\n\n"...)
 	text = append(text, (&addRequest{r.old, r.proof, &checkpoint.Note{Text: r.note.Text, Signatures: signed}}).bytes()...)
 	if err := w.store.addEvidence(l.origin, key, text); err != nil {
@@ -209,7 +269,7 @@ func (w *Witness) keepFork(l *logState, last *head, r *addRequest, c *checkpoint
 }
 
 // signSubtree answers sign-subtree. The error is a *refusal or an internal one.
-func (w *Witness) signSubtree(body []byte) (lines []byte, err error) {
+func (w *Witness) signSubtree(_ context.Context, body []byte) (lines []byte, err error) {
 	r, err := parseSubtreeRequest(body)
 	if err != nil {
 		return nil, refuse(http.StatusBadRequest, "%v", err)

@@ -2,6 +2,7 @@ package witness
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -99,7 +100,7 @@ func (w *Witness) MetricsHandler() http.Handler {
 }
 
 // post returns the handler of a call that maps a body to signature lines.
-func (w *Witness) post(call string, s slots, f func(body []byte) ([]byte, error)) http.HandlerFunc {
+func (w *Witness) post(call string, s slots, f func(ctx context.Context, body []byte) ([]byte, error)) http.HandlerFunc {
 	return func(rw http.ResponseWriter, req *http.Request) {
 		start := time.Now()
 		lines, err := handle(rw, req, s, f)
@@ -116,7 +117,7 @@ func (w *Witness) post(call string, s slots, f func(body []byte) ([]byte, error)
 }
 
 // handle reads a body of at most maxBody bytes and calls f with it.
-func handle(rw http.ResponseWriter, req *http.Request, s slots, f func(body []byte) ([]byte, error)) ([]byte, error) {
+func handle(rw http.ResponseWriter, req *http.Request, s slots, f func(ctx context.Context, body []byte) ([]byte, error)) ([]byte, error) {
 	tooLarge := refuse(http.StatusRequestEntityTooLarge, "the request has more than %d bytes", maxBody)
 	if req.ContentLength > maxBody {
 		return nil, tooLarge
@@ -145,7 +146,7 @@ func handle(rw http.ResponseWriter, req *http.Request, s slots, f func(body []by
 		return nil, err
 	}
 	defer release()
-	return f(b.Bytes())
+	return f(req.Context(), b.Bytes())
 }
 
 // answerError translates an error to an answer, and returns its status.
@@ -277,10 +278,11 @@ func (w *Witness) pageData() any {
 		Interval  time.Duration
 		Subtrees  bool
 		Failed    bool
+		Statement string
 		Logs      []pageLog
 	}{
 		Name: w.cfg.Name, URL: w.cfg.PublicURL, Interval: w.cfg.LogListInterval,
-		Subtrees: w.signsSubtrees(), Failed: w.Err() != nil,
+		Subtrees: w.signsSubtrees(), Failed: w.Err() != nil, Statement: w.cfg.Statement,
 	}
 	for _, k := range w.cfg.Keys {
 		d.VKeys = append(d.VKeys, k.VKey())
@@ -322,6 +324,7 @@ th, td { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid
 {{if .Failed}}<p class="bad">This witness can't write its state, and cosigns nothing.</p>{{end}}
 <p>This is a <a href="https://c2sp.org/tlog-witness">transparency log witness</a>. It cosigns the checkpoints of the logs
 below as long as they continue each other, so that a log can't show two people two histories.</p>
+{{if .Statement}}<p>{{.Statement}}</p>{{end}}
 <h2>Keys</h2>
 {{range .VKeys}}{{if gt (len .) 200}}<details><summary><code>{{slice . 0 80}}…</code></summary><code>{{.}}</code></details>
 {{else}}<p><code>{{.}}</code></p>

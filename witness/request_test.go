@@ -62,12 +62,12 @@ func FuzzAddCheckpoint(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { w.Close() })
-	if _, err := w.addCheckpoint(l.request(0, 7)); err != nil {
+	if _, err := w.addCheckpoint(f.Context(), l.request(0, 7)); err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		before := w.lookup(l.origin).head.Load()
-		_, err := w.addCheckpoint(b)
+		_, err := w.addCheckpoint(t.Context(), b)
 		after := w.lookup(l.origin).head.Load()
 		if after.size < before.size || after.root != l.checkpoint(int64(after.size)).Root {
 			t.Errorf("%v: from size %d to %d, root %x", err, before.size, after.size, after.root)

@@ -73,6 +73,21 @@ type Config struct {
 	// origin is https://<origin>/checkpoint.
 	RecoverFrom map[string][]string
 
+	// Approve is asked before a checkpoint is cosigned, once the log's signature
+	// and the consistency with what was cosigned last are verified, if this
+	// cosigner states more than that (c2sp.org/tlog-cosignature, "Additional
+	// statements"). It may wait, for as long as ctx allows: meanwhile other
+	// requests of the same log go on, and consistency is verified again
+	// afterwards. It can be called concurrently. The checkpoint's signatures are
+	// those of the log's keys, which were verified. An error keeps the
+	// checkpoint from being cosigned: a [*DeferError] is answered 503, a
+	// [*ForkError] 422, others 500. It is nil for a plain witness.
+	Approve func(ctx context.Context, c checkpoint.Checkpoint, note *checkpoint.Note) error
+
+	// Statement says for the public page what a cosignature states beyond
+	// consistency, in a sentence or two.
+	Statement string
+
 	// HTTPClient fetches lists and checkpoints. It defaults to one with a
 	// timeout of 20 seconds.
 	HTTPClient *http.Client
@@ -83,6 +98,26 @@ type Config struct {
 	// Now defaults to [time.Now].
 	Now func() time.Time
 }
+
+// A DeferError is an error of Config.Approve that may pass: the answer is 503
+// with Retry-After.
+type DeferError struct {
+	Reason     string        // for the client
+	RetryAfter time.Duration // rounded up to seconds, at least one
+}
+
+func (e *DeferError) Error() string { return e.Reason }
+
+// A ForkError is an error of Config.Approve that says that the log has signed
+// something that contradicts the checkpoint. The answer is 422, and the fork is
+// counted and its evidence kept and shown, as with those that the witness finds
+// itself.
+type ForkError struct {
+	Reason   string // for the client
+	Evidence []byte // text with the other note and what else shows the contradiction; the request is added
+}
+
+func (e *ForkError) Error() string { return e.Reason }
 
 // A Log is a log that a witness cosigns for.
 type Log struct {
