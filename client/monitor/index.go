@@ -1,0 +1,329 @@
+package monitor
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/affidavit-log/affidavit/log/record"
+	"github.com/affidavit-log/affidavit/verifier/tdx"
+)
+
+// Prefixes of the index in the database. All of it follows from the leaves below the size that the state in the same
+// database names, and is written in the same batches.
+const (
+	prefixRecord = 'R' // index → encodeRecord
+	prefixKey    = 'k' // kind, 8 bytes of the value's hash, index → nothing: the value is in the record
+	prefixCover  = 'V' // size of a checkpoint in a time leaf → index of the leaf, time: see indexer.timeLeaf
+	prefixClass  = 'E' // evidence class → a quote of the class
+	prefixFamily = 'F' // FMSPC, certificate authority → nothing
+	prefixDay    = 'D' // day of admission, by the log's word → lowest and highest index
+)
+
+// Kinds of keys: what records and other leaves are found by.
+const (
+	keySession   = 's'
+	keyStatement = 'd'
+	keyStart     = 'b' // statement digest of the start that a record names
+	keyTenant    = 't'
+	keyVendor    = 'v'
+	keyRelease   = 'r'
+	keyFMSPC     = 'f'
+	keyPlatform  = 'p'
+	keyTCB       = 'u'
+	keyAdvisory  = 'a'
+	keyModel     = 'm'
+
+	// Of leaves that others refer to.
+	keyNote       = 'n' // SHA-256 of a time leaf's note
+	keyCollateral = 'c' // collateral id
+	keyVendorKey  = 'y' // vendor and key id
+	keyImage      = 'i' // vendor and image of a release
+	keyWithdrawn  = 'w' // statement digest of the release that is withdrawn
+)
+
+// A postings is the beginning of the keys of all leaves with one value: they end in the leaf's index, so that they are
+// in the log's order. Values are hashed, which makes keys short and equally long. That two values may collide, by
+// chance or because somebody wants them to, costs time and nothing else: whoever reads compares the value itself.
+type postings [10]byte
+
+func stringPostings(kind byte, values ...string) (p postings) {
+	h := sha256.New()
+	for _, v := range values {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], uint64(len(v)))
+		h.Write(n[:])
+		h.Write([]byte(v))
+	}
+	p[0], p[1] = prefixKey, kind
+	copy(p[2:], h.Sum(nil))
+	return p
+}
+
+func hashPostings(kind byte, value [32]byte) (p postings) {
+	p[0], p[1] = prefixKey, kind
+	copy(p[2:], value[:])
+	return p
+}
+
+// at is the key for the leaf at index.
+func (p postings) at(index uint64) []byte { return binary.BigEndian.AppendUint64(p[:], index) }
+
+func recordKey(index uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{prefixRecord}, index)
+}
+
+// recordPostings calls f with everything that r is found by.
+func recordPostings(r *Record, f func(postings)) {
+	hash := func(kind byte, h Hash) {
+		if h != (Hash{}) {
+			f(hashPostings(kind, h))
+		}
+	}
+	text := func(kind byte, s string) {
+		if s != "" {
+			f(stringPostings(kind, s))
+		}
+	}
+	hash(keySession, r.Session)
+	hash(keyStatement, r.Statement)
+	hash(keyStart, r.Start)
+	hash(keyTenant, r.Tenant)
+	hash(keyRelease, r.Release)
+	text(keyVendor, r.Vendor)
+	text(keyFMSPC, r.FMSPC)
+	text(keyPlatform, r.Platform)
+	text(keyTCB, r.TCBStatus)
+	for _, a := range r.Advisories {
+		text(keyAdvisory, a)
+	}
+	for _, m := range r.Models {
+		text(keyModel, m.Name)
+		if m.ResponseModel != m.Name {
+			text(keyModel, m.ResponseModel)
+		}
+		text(keyModel, m.Provider)
+	}
+}
+
+// seenClasses is how many evidence classes and families an indexer remembers to have stored.
+const seenClasses = 4096
+
+// An indexer writes the index, leaf by leaf in the order of the log: record for leaves with an entry, timeLeaf, collateral.
+// It belongs to the goroutine that does, and to one database: after a batch that failed to commit it must be made anew.
+type indexer struct {
+	db *pebble.DB
+
+	// covered is the largest size of a checkpoint in a time leaf so far: all leaves below are covered by an earlier one.
+	covered uint64
+
+	days map[uint64]span                  // by day since 1970; those that were written to
+	seen *simplelru.LRU[string, struct{}] // keys of classes and families that are in the database, or in a batch
+}
+
+// A span is the lowest and highest index of a day.
+type span struct{ lo, hi uint64 }
+
+// newIndexer returns an indexer that continues what is in the database.
+func newIndexer(db *pebble.DB) (*indexer, error) {
+	seen, err := simplelru.NewLRU[string, struct{}](seenClasses, nil)
+	if err != nil {
+		return nil, err
+	}
+	x := &indexer{db: db, days: make(map[uint64]span), seen: seen}
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixCover}, UpperBound: []byte{prefixCover + 1}})
+	if err != nil {
+		return nil, err
+	}
+	if it.Last() {
+		c, err := decodeCover(it.Key(), it.Value())
+		if err != nil {
+			return nil, errors.Join(err, it.Close())
+		}
+		x.covered = c.size
+	}
+	return x, it.Close()
+}
+
+// committed is to be called when the batch is committed, so that what can be read again isn't remembered.
+func (x *indexer) committed() {
+	if len(x.days) > 1000 {
+		clear(x.days)
+	}
+}
+
+// record adds a leaf with an entry, and returns its summary. It adds nothing twice if it is called again for the same
+// leaf.
+func (x *indexer) record(b *pebble.Batch, j *judged) (*Record, error) {
+	r := newRecord(j)
+	if err := putRecord(b, r); err != nil {
+		return nil, err
+	}
+	if err := x.day(b, r); err != nil {
+		return nil, err
+	}
+	if v := j.verdict; v != nil && v.TDX != nil {
+		if err := x.class(b, r, v.Quote, v.TDX); err != nil {
+			return nil, err
+		}
+	}
+	e := entryOf(j.leaf)
+	switch st := e.Statement(); {
+	case st.VendorKey != nil:
+		return r, b.Set(vendorKeyPostings(st.Vendor, st.VendorKey.Key.KeyID).at(j.index), nil, nil)
+	case st.Release != nil:
+		return r, b.Set(imagePostings(st.Vendor, st.Release.Image.SHA256).at(j.index), nil, nil)
+	case st.Withdrawn != nil:
+		return r, b.Set(hashPostings(keyWithdrawn, st.Withdrawn.Statement).at(j.index), nil, nil)
+	}
+	return r, nil
+}
+
+func vendorKeyPostings(vendor, keyid string) postings {
+	return stringPostings(keyVendorKey, vendor, keyid)
+}
+
+func imagePostings(vendor string, image record.Digest) postings {
+	return stringPostings(keyImage, vendor, string(image[:]))
+}
+
+// putRecord writes a record and its keys.
+func putRecord(b *pebble.Batch, r *Record) error {
+	err := b.Set(recordKey(r.Index), encodeRecord(r), nil)
+	recordPostings(r, func(p postings) {
+		if err == nil {
+			err = b.Set(p.at(r.Index), nil, nil)
+		}
+	})
+	return err
+}
+
+// timeLeaf adds a time leaf: the digest of its note, and the size of the checkpoint in it. notAfter is what the note
+// proves (checkpoint.Policy.NotAfter), zero if nothing.
+//
+// A record's time is bounded by the first time leaf whose checkpoint covers it. Only leaves whose checkpoint is larger
+// than all before are the first for any record, and so one seek by size finds a record's, and no record has to be
+// written again when it is covered.
+func (x *indexer) timeLeaf(b *pebble.Batch, index uint64, note record.Digest, size uint64, notAfter time.Time) error {
+	if err := b.Set(hashPostings(keyNote, note).at(index), nil, nil); err != nil {
+		return err
+	}
+	if size <= x.covered || size > index {
+		return nil
+	}
+	x.covered = size
+	v := binary.BigEndian.AppendUint64(nil, index)
+	return b.Set(binary.BigEndian.AppendUint64([]byte{prefixCover}, size), appendTime(v, notAfter), nil)
+}
+
+// collateral adds a collateral leaf.
+func (x *indexer) collateral(b *pebble.Batch, index uint64, id record.Digest) error {
+	return b.Set(hashPostings(keyCollateral, id).at(index), nil, nil)
+}
+
+// class keeps one quote of each evidence class, by which the class is judged again, and the kinds of platforms there are.
+func (x *indexer) class(b *pebble.Batch, r *Record, q *tdx.Quote, res *tdx.Result) error {
+	family := append([]byte{prefixFamily}, res.FMSPC+"/"+res.PCKCA...)
+	if err := x.once(b, family, nil); err != nil {
+		return err
+	}
+	return x.once(b, classKey(r.EvidenceClass), q.Raw())
+}
+
+func classKey(class Hash) []byte { return append([]byte{prefixClass}, class[:]...) }
+
+// once writes a key unless it is known to be there.
+func (x *indexer) once(b *pebble.Batch, key, value []byte) error {
+	if _, ok := x.seen.Get(string(key)); ok {
+		return nil
+	}
+	switch _, closer, err := x.db.Get(key); {
+	case err == nil:
+		closer.Close()
+	case errors.Is(err, pebble.ErrNotFound):
+		if err := b.Set(key, value, nil); err != nil {
+			return err
+		}
+	default:
+		return err
+	}
+	x.seen.Add(string(key), struct{}{})
+	return nil
+}
+
+const millisADay = 24 * 60 * 60 * 1000
+
+func dayOf(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) / millisADay }
+
+func dayKey(day uint64) []byte { return binary.BigEndian.AppendUint64([]byte{prefixDay}, day) }
+
+// day widens the span of the day on which the log says that it admitted r. In an honest log the spans of days follow
+// each other; in others they overlap, and searches by time find the same, more slowly.
+func (x *indexer) day(b *pebble.Batch, r *Record) error {
+	day := dayOf(r.AdmittedAt)
+	s, ok := x.days[day]
+	if !ok {
+		var err error
+		if s, ok, err = readSpan(x.db, day); err != nil {
+			return err
+		}
+	}
+	switch {
+	case !ok:
+		s = span{r.Index, r.Index}
+	case r.Index >= s.lo && r.Index <= s.hi:
+		return nil
+	default:
+		s = span{min(s.lo, r.Index), max(s.hi, r.Index)}
+	}
+	x.days[day] = s
+	return b.Set(dayKey(day), encodeSpan(s), nil)
+}
+
+func encodeSpan(s span) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, s.lo), s.hi)
+}
+
+func decodeSpan(b []byte) (span, error) {
+	if len(b) != 16 {
+		return span{}, errors.New("stored span of a day is damaged")
+	}
+	return span{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}, nil
+}
+
+func readSpan(r pebble.Reader, day uint64) (s span, ok bool, err error) {
+	v, closer, err := r.Get(dayKey(day))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return span{}, false, nil
+	}
+	if err != nil {
+		return span{}, false, err
+	}
+	defer closer.Close()
+	s, err = decodeSpan(v)
+	return s, err == nil, err
+}
+
+// A cover is a time leaf that is the first to cover records: those below size that no earlier one covers.
+type cover struct {
+	size, index uint64
+	notAfter    time.Time
+}
+
+func decodeCover(key, value []byte) (c cover, err error) {
+	if len(key) != 9 || len(value) < 9 {
+		return c, errors.New("stored time leaf is damaged")
+	}
+	c.size, c.index = binary.BigEndian.Uint64(key[1:]), binary.BigEndian.Uint64(value)
+	d := &decoder{b: value[8:]}
+	c.notAfter = d.time()
+	if d.bad || len(d.b) > 0 {
+		return c, fmt.Errorf("stored time leaf %d is damaged", c.index)
+	}
+	return c, nil
+}
