@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	"github.com/affidavit-log/affidavit/cmd/internal/version"
 	sessionlog "github.com/affidavit-log/affidavit/log"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/verifier/pcs"
@@ -318,6 +319,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.IntVar(&o.maxInFlight, "max-in-flight", 512, "submissions judged or appended at once; more are answered 503")
 	s.DurationVar(&o.maxWait, "max-wait", 10*time.Second, "how long a submission waits for a proof before it is answered 202")
 	debug := s.Bool("debug", false, "log more")
+	showVersion := s.Bool("version", false, "print what this command was built from, and end")
 	help := func() {
 		fmt.Fprint(stdout, usage)
 		for _, g := range groups {
@@ -336,6 +338,10 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 		return nil, 0, false
 	} else if err != nil {
 		return wrong(err)
+	}
+	if *showVersion {
+		fmt.Fprintln(stdout, version.Line("affidavit-log"))
+		return nil, 0, false
 	}
 	if *debug {
 		o.level = slog.LevelDebug

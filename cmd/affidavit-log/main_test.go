@@ -80,6 +80,13 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+func TestVersion(t *testing.T) {
+	var out, errs bytes.Buffer
+	if status := run(t.Context(), []string{"--version"}, &out, &errs); status != 0 || errs.Len() > 0 || !strings.HasPrefix(out.String(), "affidavit-log ") {
+		t.Errorf("status %d, stdout %q, stderr %q", status, &out, &errs)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	w := newWorld(t)
 	// Otherwise every row below could fail for another reason.

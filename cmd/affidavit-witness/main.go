@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/affidavit-log/affidavit/cmd/internal/version"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/witness"
 )
@@ -43,6 +44,12 @@ The exit status is 64 for wrong usage, 1 if the witness couldn't start or had to
 
 `
 
+// Exit statuses.
+const (
+	exitUsage = 64
+	exitError = 1
+)
+
 // maxConns bounds connections to each address, and with them memory: each may
 // hold a request of some kilobytes.
 const maxConns = 4096
@@ -50,148 +57,186 @@ const maxConns = 4096
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
+	o, status, ok := parseFlags(args, stdout, stderr)
+	if !ok {
+		return status
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	c := witness.Config{Logger: slog.New(slog.NewTextHandler(stderr, nil))}
+	logger := slog.New(slog.NewTextHandler(stderr, nil))
+	fail := func(err error) int {
+		logger.Error("stopped", "err", err)
+		return exitError
+	}
+
+	c, err := o.config(logger)
+	if err != nil {
+		return fail(err)
+	}
+	w, err := witness.Open(*c)
+	if err != nil {
+		return fail(err)
+	}
+	defer w.Close()
+	for _, k := range c.Keys {
+		logger.Info("key", "vkey", k.VKey())
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	if o.bastion != "" {
+		key, err := witness.LoadBastionKey(o.bastionKey)
+		if err != nil {
+			return fail(err)
+		}
+		b := &witness.Bastion{Addr: o.bastion, Key: key, Handler: w.Handler(), Logger: logger}
+		g.Go(func() error { return b.Run(ctx) })
+	}
+	g.Go(func() error { return w.Run(ctx) })
+	g.Go(func() error { return serve(ctx, logger, "public", o.listen, w.Handler()) })
+	g.Go(func() error { return serve(ctx, logger, "metrics", o.metricsListen, w.MetricsHandler()) })
+	if err := g.Wait(); err != nil {
+		return fail(err)
+	}
+	logger.Info("shut down")
+	return 0
+}
+
+// serve serves h at addr until ctx is done, and then answers what is under way. Without an address it does nothing.
+func serve(ctx context.Context, logger *slog.Logger, what, addr string, h http.Handler) error {
+	if addr == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("%s address: %w", what, err)
+	}
+	logger.Info("listening", "what", what, "addr", l.Addr().String())
+	s := witness.NewServer(h)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(netutil.LimitListener(l, maxConns)) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	return s.Shutdown(end)
+}
+
+// config turns flags into the witness's configuration, and reads the keys.
+func (o *options) config(logger *slog.Logger) (*witness.Config, error) {
+	c := &witness.Config{
+		Name: o.name, State: o.state, Init: o.init, Logs: o.knownLogs, LogLists: o.logLists, LogListInterval: o.logListInterval,
+		PublicURL: o.publicURL, Recover: o.recover, RecoverFrom: o.recoverFrom, Logger: logger,
+	}
+	for _, name := range o.keys {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		k, err := checkpoint.ParseSigningKey(string(b))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if fi, err := os.Stat(name); err == nil && fi.Mode()&0o077 != 0 {
+			logger.Warn("others can read this key", "file", name, "mode", fi.Mode())
+		}
+		c.Keys = append(c.Keys, k)
+	}
+	for _, name := range o.agentKeys {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		k, err := witness.AgentKey(o.name, os.Getenv("SSH_AUTH_SOCK"), b)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		c.Keys = append(c.Keys, k)
+	}
+	return c, nil
+}
+
+// options is what the command line says.
+type options struct {
+	name, state, listen, metricsListen string
+	publicURL, bastion, bastionKey     string
+	keys, agentKeys, logLists          []string
+	logListInterval                    time.Duration
+	init, recover                      bool
+
+	knownLogs   []witness.Log
+	recoverFrom map[string][]string // by origin
+}
+
+// parseFlags returns what args say, or, if there is nothing to run, the exit status.
+func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
+	o := &options{recoverFrom: make(map[string][]string)}
 	f := pflag.NewFlagSet("affidavit-witness", pflag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.SortFlags = false
 	f.Usage = func() { fmt.Fprint(stdout, usage, f.FlagUsagesWrapped(100)) }
-	f.StringVar(&c.Name, "name", "", "`NAME` of the witness, such as witness.example/w1; all keys have it")
-	keys := f.StringArray("key", nil, "`FILE` with a signing key of type 04 (Ed25519) or 06 (ML-DSA-44); repeatable")
-	agentKeys := f.StringArray("ssh-agent-key", nil, "OpenSSH public key `FILE` of an Ed25519 key in the agent at $SSH_AUTH_SOCK; repeatable")
-	f.StringVar(&c.State, "state", "", "database `FILE` with what was cosigned; keep it on a durable disk")
-	f.BoolVar(&c.Init, "init", false, "begin a new database; refused if it exists")
-	f.StringArrayVar(&c.LogLists, "log-list", nil, "`FILE|URL` with logs in the witness network's form logs/v0; only ever adds; repeatable")
-	f.DurationVar(&c.LogListInterval, "log-list-interval", time.Hour, "`TIME` between two readings of the lists")
+	f.StringVar(&o.name, "name", "", "`NAME` of the witness, such as witness.example/w1; all keys have it")
+	f.StringArrayVar(&o.keys, "key", nil, "`FILE` with a signing key of type 04 (Ed25519) or 06 (ML-DSA-44); repeatable")
+	f.StringArrayVar(&o.agentKeys, "ssh-agent-key", nil, "OpenSSH public key `FILE` of an Ed25519 key in the agent at $SSH_AUTH_SOCK; repeatable")
+	f.StringVar(&o.state, "state", "", "database `FILE` with what was cosigned; keep it on a durable disk")
+	f.BoolVar(&o.init, "init", false, "begin a new database; refused if it exists")
+	f.StringArrayVar(&o.logLists, "log-list", nil, "`FILE|URL` with logs in the witness network's form logs/v0; only ever adds; repeatable")
+	f.DurationVar(&o.logListInterval, "log-list-interval", time.Hour, "`TIME` between two readings of the lists")
 	logs := f.StringArray("log", nil, "`VKEY` of a log whose origin is the key's name, without rate limit; repeatable, also for further keys of a log")
-	listen := f.String("listen", "", "`ADDR` of the public interface, such as :8080; put TLS in front of it")
-	metricsListen := f.String("metrics-listen", "", "private `ADDR` for metrics, health and profiling, such as 127.0.0.1:8081")
-	f.StringVar(&c.PublicURL, "public-url", "", "`URL` of the public interface, for its page")
-	bastionAddr := f.String("bastion", "", "`HOST:PORT` of a bastion (c2sp.org/https-bastion) to be reached through, with or without --listen")
-	bastionKey := f.String("bastion-key", "", "PEM `FILE` with the Ed25519 key for the bastion, made if absent; not a witness key")
-	f.BoolVar(&c.Recover, "recover", false, "the state was restored from a backup: first advance to what the logs' checkpoints show that was cosigned")
+	f.StringVar(&o.listen, "listen", "", "`ADDR` of the public interface, such as :8080; put TLS in front of it")
+	f.StringVar(&o.metricsListen, "metrics-listen", "", "private `ADDR` for metrics, health and profiling, such as 127.0.0.1:8081")
+	f.StringVar(&o.publicURL, "public-url", "", "`URL` of the public interface, for its page")
+	f.StringVar(&o.bastion, "bastion", "", "`HOST:PORT` of a bastion (c2sp.org/https-bastion) to be reached through, with or without --listen")
+	f.StringVar(&o.bastionKey, "bastion-key", "", "PEM `FILE` with the Ed25519 key for the bastion, made if absent; not a witness key")
+	f.BoolVar(&o.recover, "recover", false, "the state was restored from a backup: first advance to what the logs' checkpoints show that was cosigned")
 	recoverFrom := f.StringArray("recover-from", nil, "`ORIGIN=FILE|URL` of a log's checkpoint, instead of https://ORIGIN/checkpoint; repeatable")
+	showVersion := f.Bool("version", false, "print what this command was built from, and end")
+
+	wrong := func(err error) (*options, int, bool) {
+		fmt.Fprintf(stderr, "affidavit-witness: %v\nTry --help.\n", err)
+		return nil, exitUsage, false
+	}
 	if err := f.Parse(args); errors.Is(err, pflag.ErrHelp) {
-		return 0
+		return nil, 0, false
 	} else if err != nil {
-		return wrong(stderr, err)
+		return wrong(err)
+	}
+	if *showVersion {
+		fmt.Fprintln(stdout, version.Line("affidavit-witness"))
+		return nil, 0, false
 	}
 	for _, need := range []struct {
 		met  bool
 		what string
 	}{
 		{f.NArg() == 0, fmt.Sprintf("unexpected argument %q", f.Arg(0))},
-		{c.Name != "", "--name is missing"},
-		{c.State != "", "--state is missing"},
-		{len(*keys)+len(*agentKeys) > 0, "no key: --key or --ssh-agent-key is missing"},
-		{len(c.LogLists)+len(*logs) > 0, "no log: --log-list or --log is missing"},
-		{*listen != "" || *bastionAddr != "", "no address: --listen or --bastion is missing"},
-		{(*bastionAddr == "") == (*bastionKey == ""), "--bastion and --bastion-key go together"},
-		{c.LogListInterval > 0, "--log-list-interval must be positive"},
+		{o.name != "", "--name is missing"},
+		{o.state != "", "--state is missing"},
+		{len(o.keys)+len(o.agentKeys) > 0, "no key: --key or --ssh-agent-key is missing"},
+		{len(o.logLists)+len(*logs) > 0, "no log: --log-list or --log is missing"},
+		{o.listen != "" || o.bastion != "", "no address: --listen or --bastion is missing"},
+		{(o.bastion == "") == (o.bastionKey == ""), "--bastion and --bastion-key go together"},
+		{o.logListInterval > 0, "--log-list-interval must be positive"},
 	} {
 		if !need.met {
-			return wrong(stderr, errors.New(need.what))
+			return wrong(errors.New(need.what))
 		}
-	}
-	fail := func(err error) int {
-		c.Logger.Error("stopped", "err", err)
-		return 1
-	}
-	for _, name := range *keys {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			return fail(err)
-		}
-		k, err := checkpoint.ParseSigningKey(string(b))
-		if err != nil {
-			return fail(fmt.Errorf("%s: %w", name, err))
-		}
-		if fi, err := os.Stat(name); err == nil && fi.Mode()&0o077 != 0 {
-			c.Logger.Warn("others can read this key", "file", name, "mode", fi.Mode())
-		}
-		c.Keys = append(c.Keys, k)
-	}
-	for _, name := range *agentKeys {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			return fail(err)
-		}
-		k, err := witness.AgentKey(c.Name, os.Getenv("SSH_AUTH_SOCK"), b)
-		if err != nil {
-			return fail(fmt.Errorf("%s: %w", name, err))
-		}
-		c.Keys = append(c.Keys, k)
 	}
 	for _, s := range *logs {
 		k, err := checkpoint.ParseVKey(s)
 		if err != nil {
-			return wrong(stderr, fmt.Errorf("--log: %w", err))
+			return wrong(fmt.Errorf("--log: %w", err))
 		}
-		c.Logs = append(c.Logs, witness.Log{Origin: k.Name(), Key: k})
+		o.knownLogs = append(o.knownLogs, witness.Log{Origin: k.Name(), Key: k})
 	}
-	c.RecoverFrom = make(map[string][]string)
 	for _, s := range *recoverFrom {
 		origin, where, ok := strings.Cut(s, "=")
 		if !ok || origin == "" || where == "" {
-			return wrong(stderr, fmt.Errorf("--recover-from %q, want ORIGIN=FILE|URL", s))
+			return wrong(fmt.Errorf("--recover-from %q, want ORIGIN=FILE|URL", s))
 		}
-		c.RecoverFrom[origin] = append(c.RecoverFrom[origin], where)
+		o.recoverFrom[origin] = append(o.recoverFrom[origin], where)
 	}
-
-	w, err := witness.Open(c)
-	if err != nil {
-		return fail(err)
-	}
-	defer w.Close()
-	for _, k := range c.Keys {
-		c.Logger.Info("key", "vkey", k.VKey())
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	serve := func(what, addr string, h http.Handler) error {
-		if addr == "" {
-			return nil
-		}
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			return fmt.Errorf("%s address: %w", what, err)
-		}
-		c.Logger.Info("listening", "what", what, "addr", l.Addr().String())
-		l = netutil.LimitListener(l, maxConns)
-		s := witness.NewServer(h)
-		g.Go(func() error {
-			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-				return err
-			}
-			return nil
-		})
-		g.Go(func() error { // answers what is under way, and ends
-			<-ctx.Done()
-			end, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-			defer cancel()
-			return s.Shutdown(end)
-		})
-		return nil
-	}
-	if *bastionAddr != "" {
-		key, err := witness.LoadBastionKey(*bastionKey)
-		if err != nil {
-			return fail(err)
-		}
-		b := &witness.Bastion{Addr: *bastionAddr, Key: key, Handler: w.Handler(), Logger: c.Logger}
-		g.Go(func() error { return b.Run(ctx) })
-	}
-	g.Go(func() error { return w.Run(ctx) })
-	g.Go(func() error { return serve("public", *listen, w.Handler()) })
-	g.Go(func() error { return serve("metrics", *metricsListen, w.MetricsHandler()) })
-	if err := g.Wait(); err != nil {
-		return fail(err)
-	}
-	c.Logger.Info("shut down")
-	return 0
-}
-
-func wrong(stderr io.Writer, err error) int {
-	fmt.Fprintf(stderr, "affidavit-witness: %v\nTry --help.\n", err)
-	return 64
+	return o, 0, true
 }

@@ -55,6 +55,7 @@ func TestUsage(t *testing.T) {
 		want string
 	}{
 		{"help", []string{"--help"}, 0, "keygen --type witness-ml-dsa"},
+		{"version", []string{"--version"}, 0, "affidavit-witness "},
 		{"nothing", nil, 64, "--name"},
 		{"unknown flag", []string{"--nonsense"}, 64, "nonsense"},
 		{"argument", append(good[:len(good):len(good)], "x"), 64, "unexpected argument \"x\""},

@@ -3,12 +3,12 @@ package main
 import (
 	"fmt"
 	"maps"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
+
+	"github.com/affidavit-log/affidavit/cmd/internal/version"
 )
 
 func helpCommand() *command {
@@ -52,29 +52,11 @@ func versionCommand() *command {
 		exits:    map[int]string{exitGood: "the version was printed"},
 		setup: func(*pflag.FlagSet) func(*console, []string) (int, error) {
 			return func(c *console, _ []string) (int, error) {
-				fmt.Fprintln(c.stdout, versionLine())
+				fmt.Fprintln(c.stdout, version.Line("affidavit"))
 				return exitGood, nil
 			}
 		},
 	}
-}
-
-func versionLine() string {
-	version, commit, changed := "(devel)", "", ""
-	if info, ok := debug.ReadBuildInfo(); ok {
-		if info.Main.Version != "" {
-			version = info.Main.Version
-		}
-		for _, s := range info.Settings {
-			switch {
-			case s.Key == "vcs.revision":
-				commit = " " + s.Value
-			case s.Key == "vcs.modified" && s.Value == "true":
-				changed = " with changes"
-			}
-		}
-	}
-	return fmt.Sprintf("affidavit %s%s%s (%s, %s/%s)", version, commit, changed, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // mainHelp is the page of the tool.
