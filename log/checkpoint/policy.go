@@ -350,6 +350,19 @@ func (p *Policy) Quorum() string {
 	return p.quorum.name
 }
 
+// Counts reports whether the witness line with the given name counts towards
+// the quorum: whether it is the quorum, or a member of it at any depth.
+func (p *Policy) Counts(name string) bool {
+	var in func(n *node) bool
+	in = func(n *node) bool {
+		if n.group == nil {
+			return n.name == name
+		}
+		return slices.ContainsFunc(n.group.members, in)
+	}
+	return p.quorum != nil && in(p.quorum)
+}
+
 // IsQuorumNone reports whether the policy asks for no cosignatures.
 func (p *Policy) IsQuorumNone() bool { return p.quorum == nil }
 

@@ -697,3 +697,24 @@ func BenchmarkParsePolicy(b *testing.B) {
 		}
 	}
 }
+
+func TestPolicyCounts(t *testing.T) {
+	key := func(i int) string { return testKey(t, CosignatureEd25519, "w.example", byte(200+i)).VKey() }
+	lines := "witness a " + key(1) + "\nwitness b " + key(2) + "\nwitness c " + key(3) + "\nwitness d " + key(4) + "\n" +
+		"group ab any a b\ngroup abc all ab c\ngroup other all d\n"
+	for quorum, want := range map[string]string{"abc": "abc", "ab": "ab", "d": "d", "other": "d", "none": ""} {
+		p, err := ParsePolicy([]byte(lines + "quorum " + quorum + "\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, name := range []string{"a", "b", "c", "d", "ab", "abc", "x"} {
+			if p.Counts(name) {
+				got += name
+			}
+		}
+		if got != want {
+			t.Errorf("quorum %s: %q count, want %q", quorum, got, want)
+		}
+	}
+}
