@@ -141,12 +141,19 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{"/health": "ok", "/ready": "ready", "/metrics": "affidavit_log_published_size", "/debug/pprof/": "heap"} {
-		resp, err := http.Get(private + path)
-		if err != nil {
-			t.Fatal(err)
+		var resp *http.Response
+		var b []byte
+		// The first checkpoint is logged after it is published, which the proof above didn't wait for.
+		for wait := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			if resp, err = http.Get(private + path); err != nil {
+				t.Fatal(err)
+			}
+			b, _ = io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if path != "/ready" || resp.StatusCode == 200 || time.Now().After(wait) {
+				break
+			}
 		}
-		b, _ := io.ReadAll(resp.Body)
-		resp.Body.Close()
 		if resp.StatusCode != 200 || !strings.Contains(string(b), want) {
 			t.Errorf("%s: %d %.200q", path, resp.StatusCode, b)
 		}
