@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	mathrand "math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -160,18 +161,38 @@ type encoder struct {
 
 	attrs    []attr
 	contents []Content
-	random   []byte // not used yet
+	scratch  []byte // contents that were something else than bytes
+
+	rng    *mathrand.ChaCha8 // nil until the first salt
+	salted int               // bytes that rng has given since it was seeded
+
+	// date is how documents have the second that is dated; most actions share theirs with the one before.
+	dated int64
+	date  []byte
 }
 
-// salt fills b with random bytes, which are read from the system in blocks.
+// reseedAfter is how many bytes of salts are made of one seed.
+const reseedAfter = 1 << 20
+
+// salt fills b with random bytes. They come from ChaCha8, a cryptographically strong generator that overwrites its key as
+// it goes (math/rand/v2; c2sp.org/chacha8rand), seeded by the system: asking the system for the salts of an action takes as
+// long as two of its hashes. Whoever could read the generator's state could read the salts in the journal beside it.
 func (e *encoder) salt(b []byte) {
-	if len(e.random) < len(b) {
-		e.random = make([]byte, 4096)
-		rand.Read(e.random) // never fails (crypto/rand)
+	if e.rng == nil || e.salted >= reseedAfter {
+		var seed [32]byte
+		rand.Read(seed[:]) // never fails (crypto/rand)
+		e.rng, e.salted = mathrand.NewChaCha8(seed), 0
 	}
-	copy(b, e.random)
-	clear(e.random[:len(b)])
-	e.random = e.random[len(b):]
+	e.rng.Read(b) // never fails
+	e.salted += len(b)
+}
+
+// appendTime appends t as documents have it.
+func (e *encoder) appendTime(out []byte, t time.Time) []byte {
+	if unix := t.Unix(); e.date == nil || e.dated != unix {
+		e.date, e.dated = t.AppendFormat(e.date[:0], "2006-01-02T15:04:05Z"), unix
+	}
+	return append(out, e.date...)
 }
 
 // append appends to out what the journal keeps of an action, and the file for the session's owner: a zero byte, the
@@ -183,7 +204,10 @@ func (e *encoder) append(out []byte, a *Action, session record.SessionID, index 
 	fail := func(format string, args ...any) ([]byte, record.Digest, string, string, error) {
 		return out, leaf, "", "", fmt.Errorf("%w: action: %w", record.ErrMalformed, fmt.Errorf(format, args...))
 	}
-	e.attrs, e.contents = e.attrs[:0], e.contents[:0]
+	e.attrs, e.contents, e.scratch = e.attrs[:0], e.contents[:0], e.scratch[:0]
+	if cap(e.scratch) > 1<<20 {
+		e.scratch = nil
+	}
 	var arguments, result *record.Digest
 	content := func(name string, bytes []byte) record.Digest {
 		c := Content{Name: name}
@@ -206,10 +230,11 @@ func (e *encoder) append(out []byte, a *Action, session record.SessionID, index 
 			e.attrs = append(e.attrs, attr{name, value})
 			continue
 		}
-		bytes, err := contentBytes(value)
-		if err != nil {
+		at := len(e.scratch)
+		if e.scratch, err = appendContent(e.scratch, value); err != nil {
 			return fail("attribute %.80q: %w", name, err)
 		}
+		bytes := e.scratch[at:len(e.scratch):len(e.scratch)]
 		switch {
 		case place == ContentArguments && arguments == nil:
 			arguments = new(content(place, bytes))
@@ -303,7 +328,7 @@ func (e *encoder) append(out []byte, a *Action, session record.SessionID, index 
 		return fail("time %v is not in the years 1970 to 9999", t)
 	}
 	out = append(out, `","time":"`...)
-	out = t.AppendFormat(out, "2006-01-02T15:04:05Z")
+	out = e.appendTime(out, t)
 	span, trace := a.SpanID, a.TraceID
 	for span == [8]byte{} {
 		e.salt(span[:])
@@ -412,32 +437,30 @@ func appendString(out []byte, s string) ([]byte, error) {
 	return append(out, '"'), nil
 }
 
-// contentBytes returns what the digest of an attribute's value covers: a string's bytes, and the JSON of other values.
-func contentBytes(v any) ([]byte, error) {
+// appendContent appends what the digest of an attribute's value covers: a string's bytes, and the JSON of other values.
+func appendContent(out []byte, v any) (_ []byte, err error) {
 	switch x := v.(type) {
 	case string:
-		return []byte(x), nil
+		return append(out, x...), nil
 	case []string:
 		// Content has no bounds, and may be anything.
-		out := []byte{'['}
+		out = append(out, '[')
 		for i, s := range x {
 			if i > 0 {
 				out = append(out, ',')
 			}
-			var err error
 			if out, err = jsontext.AppendQuote(out, strings.ToValidUTF8(s, "\uFFFD")); err != nil {
-				return nil, err
+				return out, err
 			}
 		}
 		return append(out, ']'), nil
 	case []byte:
-		return bytes.Clone(x), nil
+		return append(out, x...), nil
+	case float64:
+		quoted, err := appendValue(nil, x)
+		return append(out, bytes.Trim(quoted, `"`)...), err
 	}
-	out, err := appendValue(nil, v)
-	if err != nil {
-		return nil, err
-	}
-	return bytes.Trim(out, `"`), nil // of a float64
+	return appendValue(out, v)
 }
 
 // isAttributeName reports whether s is words of a-z, 0-9 and _ with dots between.
