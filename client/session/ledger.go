@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/affidavit-log/affidavit/client"
-	"github.com/affidavit-log/affidavit/client/session/quote"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
@@ -23,7 +22,7 @@ type Config struct {
 	Log *client.Client
 
 	// Quotes is the TD's source of quotes.
-	Quotes quote.Source
+	Quotes QuoteSource
 
 	// Dir is a directory in guest memory, in which each session gets its own. It must be on ramfs, or on a tmpfs that
 	// isn't swapped out; anything else is refused with [ErrNotMemory]. Nobody but the recorder's user may be able to
@@ -57,6 +56,14 @@ type Config struct {
 
 	pause func(ctx context.Context, d time.Duration) error // sleeps, unless a test says otherwise
 	wrap  func(file) file                                  // puts a test between the journal and its file
+}
+
+// A QuoteSource issues quotes of the TD that it runs in, as those of package quote do. It must be possible to use it
+// concurrently.
+type QuoteSource interface {
+	// Quote returns a raw TDX quote, without padding, whose REPORTDATA is reportData. An error that wraps
+	// [errors.ErrUnsupported] says that asking again is of no use.
+	Quote(ctx context.Context, reportData [64]byte) ([]byte, error)
 }
 
 const (
@@ -453,7 +460,7 @@ func (l *ledger) seal(ctx context.Context, payload []byte) (*record.Entry, error
 		if err == nil {
 			return record.SignEntry(record.ProfileStatement, payload, l.key, record.NewQuoteEvidence(q))
 		}
-		if i == quoteAttempts || ctx.Err() != nil || errors.Is(err, quote.ErrUnavailable) {
+		if i == quoteAttempts || ctx.Err() != nil || errors.Is(err, errors.ErrUnsupported) {
 			return nil, fmt.Errorf("quote: %w", err)
 		}
 		if err := l.cfg.pause(ctx, time.Duration(i)*quotePause); err != nil {

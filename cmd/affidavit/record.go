@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -10,10 +9,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/affidavit-log/affidavit/client/session/hooks"
+	"github.com/affidavit-log/affidavit/client/session/hooks/send"
 )
-
-// recorderSocket is where affidavit-recorder listens, unless its configuration says otherwise.
-const recorderSocket = "/run/affidavit/recorder.sock"
 
 func recordHookCommand() *command {
 	return &command{
@@ -23,7 +20,8 @@ func recordHookCommand() *command {
 		about: `Reads one hook event of Cursor, Windsurf Cascade or Claude Code, in JSON, from
 the standard input, and hands it to affidavit-recorder. Agents run it: --install
 writes their hook configuration, beside what is there already, and --uninstall
-takes exactly that out again.
+takes exactly that out again. If the program affidavit-hook lies beside this one,
+agents run that: it does the same, and starts in a fraction of the time.
 
 It never changes what the agent does: it prints nothing, always exits with 0, and
 gives up after 20 ms. An event is lost if the recorder isn't there. With
@@ -37,14 +35,14 @@ says that the agent is measured.`,
 		exits: map[int]string{exitGood: "always, for an event; the configuration was written, with --install and --uninstall"},
 		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
 			agent := fs.String("agent", "", "`NAME` of the agent: "+strings.Join(hooks.Agents(), ", "))
-			socket := fs.String("socket", recorderSocket, "`PATH` of the recorder's socket")
+			socket := fs.String("socket", send.Socket, "`PATH` of the recorder's socket")
 			install := fs.Bool("install", false, "write the agent's hook configuration")
 			uninstall := fs.Bool("uninstall", false, "remove what --install wrote")
 			scope := fs.String("scope", hooks.ScopeUser, "`SCOPE` of the configuration: user (all projects) or project (this directory)")
 			config := fs.String("config", "", "configuration `FILE`, instead of the agent's own place for the scope")
 			return func(c *console, _ []string) (int, error) {
 				if !*install && !*uninstall {
-					if err := sendHook(c, *socket, *agent); err != nil && os.Getenv("AFFIDAVIT_HOOK_DEBUG") != "" {
+					if err := send.Event(started, *socket, *agent, c.stdin); err != nil && os.Getenv(send.Debug) != "" {
 						fmt.Fprintf(c.stderr, "affidavit record hook: %v\n", err)
 					}
 					return exitGood, nil
@@ -93,20 +91,6 @@ says that the agent is measured.`,
 			}
 		},
 	}
-}
-
-// sendHook hands the event on the standard input to the recorder, within the deadline.
-func sendHook(c *console, socket, agent string) (err error) {
-	// A panic would end the process with status 2, by which a hook tells Claude Code and
-	// Windsurf to stop.
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v", p)
-		}
-	}()
-	ctx, cancel := context.WithDeadline(context.Background(), started.Add(hooks.Deadline))
-	defer cancel()
-	return hooks.Send(ctx, socket, agent, c.stdin)
 }
 
 // started is when the process began, as nearly as it can tell.

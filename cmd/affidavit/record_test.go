@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/affidavit-log/affidavit/client/session/hooks"
+	"github.com/affidavit-log/affidavit/client/session/hooks/send"
 )
 
 // recordHook runs the command with an event, as an agent does.
@@ -48,7 +48,7 @@ func TestRecordHook(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		got <- request{r.URL.Path, r.Header.Get(hooks.EventHeader), string(b)}
+		got <- request{r.URL.Path, r.Header.Get(send.Header), string(b)}
 		w.WriteHeader(int(status.Load()))
 	})}
 	go srv.Serve(l)

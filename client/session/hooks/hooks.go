@@ -1,9 +1,7 @@
 // Package hooks turns the events that Cursor, Windsurf Cascade and Claude Code give
-// to their hooks into activity events, hands them to the recorder, and writes and
-// removes the agents' hook configuration. HOOKS.md says what becomes of each event.
-//
-// A hook must never change what its agent does: it prints nothing, always exits with
-// 0, and gives up after Deadline.
+// to their hooks into activity events, and writes and removes the agents' hook
+// configuration. HOOKS.md says what becomes of each event. Package send hands events
+// to the recorder.
 package hooks
 
 import (
@@ -17,11 +15,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/affidavit-log/affidavit/client/session/activity"
+	"github.com/affidavit-log/affidavit/client/session/hooks/send"
 )
-
-// MaxEvent is the size in bytes of the largest hook event, which may hold the whole
-// text of a file that the agent read.
-const MaxEvent = 16 << 20
 
 // maxDepth bounds the nesting of an event.
 const maxDepth = 64
@@ -30,7 +25,7 @@ const maxDepth = 64
 var ErrMalformed = errors.New("malformed hook event")
 
 // Agents lists the agents whose hooks are known.
-func Agents() []string { return []string{"cursor", "windsurf", "claude-code"} }
+func Agents() []string { return send.Agents() }
 
 // An agent says how one agent reports.
 type agent struct {
@@ -162,7 +157,7 @@ func stopOutcome(get func(string) string) string {
 	return activity.Executed
 }
 
-// Parse maps one event of an agent, at most MaxEvent bytes of JSON. known is false if
+// Parse maps one event of an agent, at most send.MaxEvent bytes of JSON. known is false if
 // no table has it; it is then a generic action. The key is the caller's to set: two equal
 // events may both have happened.
 func Parse(name string, b []byte) (e activity.Event, known bool, err error) {
@@ -170,8 +165,8 @@ func Parse(name string, b []byte) (e activity.Event, known bool, err error) {
 	if ag == nil {
 		return e, false, fmt.Errorf("%w: unknown agent %.40q", ErrMalformed, name)
 	}
-	if len(b) > MaxEvent {
-		return e, false, fmt.Errorf("%w: %d bytes, more than %d", ErrMalformed, len(b), MaxEvent)
+	if len(b) > send.MaxEvent {
+		return e, false, fmt.Errorf("%w: %d bytes, more than %d", ErrMalformed, len(b), send.MaxEvent)
 	}
 	members, order, err := object(b, 0)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/affidavit-log/affidavit/client/session/activity"
+	"github.com/affidavit-log/affidavit/client/session/hooks/send"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
@@ -147,7 +148,7 @@ func TestMalformed(t *testing.T) {
 		"empty":           "",
 		"not UTF-8":       strings.Replace(good, "SECRET", "\xff", 1),
 		"nested deep":     strings.Replace(good, "false", strings.Repeat("[", 100)+strings.Repeat("]", 100), 1),
-		"too large":       good + strings.Repeat(" ", MaxEvent),
+		"too large":       good + strings.Repeat(" ", send.MaxEvent),
 	} {
 		if e, _, err := Parse("cursor", []byte(b)); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %+v, %v; want ErrMalformed", name, e, err)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -43,10 +44,19 @@ func ConfigPath(agent, scope, base string) (string, error) {
 	return "", fmt.Errorf("unknown scope %.40q", scope)
 }
 
-// Command is the shell command that an agent runs for an event: the executable at path
-// with the flags of `affidavit record hook`.
+// small is the executable that does nothing but send events.
+const small = "affidavit-hook"
+
+// Command is the shell command that an agent runs for an event: affidavit-hook, if it lies
+// beside the executable at path, which is affidavit's; else that with `record hook`, which
+// does the same and takes longer to start.
 func Command(path, agent, socket string) string {
-	c := quote(path) + " record hook --agent " + agent
+	c := quote(path) + " record hook"
+	beside := filepath.Join(filepath.Dir(path), small+filepath.Ext(path))
+	if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() && (info.Mode()&0o111 != 0 || runtime.GOOS == "windows") {
+		c = quote(beside)
+	}
+	c += " --agent " + agent
 	if socket != "" {
 		c += " --socket " + quote(socket)
 	}
@@ -65,7 +75,7 @@ func quote(s string) string {
 
 // mine matches commands that Install wrote, whatever the executable's folder.
 func mine(agent string) *regexp.Regexp {
-	return regexp.MustCompile(`^'?(?:.*/)?affidavit[^/ ]*'? record hook --agent ` + regexp.QuoteMeta(agent) + `(?: |$)`)
+	return regexp.MustCompile(`^'?(?:.*/)?affidavit[^/ ]*'?(?: record hook)? --agent ` + regexp.QuoteMeta(agent) + `(?: |$)`)
 }
 
 // An entry is a member of an object whose order is kept.

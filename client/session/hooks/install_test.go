@@ -1,8 +1,11 @@
 package hooks
 
 import (
+	"bytes"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -197,4 +200,46 @@ func FuzzEdit(f *testing.F) {
 			t.Errorf("our hook is still there: %s", after)
 		}
 	})
+}
+
+// TestCommandSmall: agents run affidavit-hook if it lies beside affidavit and can be run; its entries are taken out
+// again, and take the place of those that an installation without it made.
+func TestCommandSmall(t *testing.T) {
+	dir := t.TempDir()
+	path, small := filepath.Join(dir, "affidavit"), filepath.Join(dir, "affidavit-hook")
+	if got, want := Command(path, "cursor", ""), path+" record hook --agent cursor"; got != want {
+		t.Errorf("without it: %q, want %q", got, want)
+	}
+	if err := os.WriteFile(small, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := Command(path, "cursor", ""); strings.Contains(got, small) {
+		t.Errorf("a file that can't be run: %q", got)
+	}
+	if err := os.Chmod(small, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	got := Command(path, "cursor", "/run/s")
+	if want := small + " --agent cursor --socket /run/s"; got != want {
+		t.Errorf("with it: %q, want %q", got, want)
+	}
+	before, err := Edit("cursor", nil, path+" record hook --agent cursor")
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := Edit("cursor", before, got)
+	if err != nil || bytes.Contains(after, []byte("record hook")) || bytes.Count(after, []byte(small)) != len(agents["cursor"].ours) {
+		t.Errorf("%v: %s", err, after)
+	}
+	empty, err := Edit("cursor", after, "")
+	if err != nil || bytes.Contains(empty, []byte("affidavit")) {
+		t.Errorf("%v: uninstalling left %s", err, empty)
+	}
+}
+
+// TestAgents: the agents whose events package send takes are those that this package knows.
+func TestAgents(t *testing.T) {
+	if got := slices.Sorted(maps.Keys(agents)); !slices.Equal(got, slices.Sorted(slices.Values(Agents()))) {
+		t.Errorf("events are sent for %v, and known of %v", Agents(), got)
+	}
 }

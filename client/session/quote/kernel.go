@@ -18,8 +18,14 @@ const (
 	guestDevice    = "/dev/tdx_guest"
 )
 
-// ErrUnavailable is wrapped by errors that say that a source isn't there, or may not be used by this process.
-var ErrUnavailable = errors.New("not available")
+// ErrUnavailable is wrapped by errors that say that a source isn't there, or may not be used by this process. It wraps
+// [errors.ErrUnsupported], by which package session knows not to ask again.
+var ErrUnavailable error = unavailable{}
+
+type unavailable struct{}
+
+func (unavailable) Error() string { return "not available" }
+func (unavailable) Unwrap() error { return errors.ErrUnsupported }
 
 // kernel is a source behind a blocking call into the kernel. Calls are made one at a time, as the kernel does itself:
 // the host's quoting enclave is one queue.

@@ -27,6 +27,7 @@ import (
 	"github.com/affidavit-log/affidavit/client/session"
 	"github.com/affidavit-log/affidavit/client/session/activity"
 	"github.com/affidavit-log/affidavit/client/session/hooks"
+	hook "github.com/affidavit-log/affidavit/client/session/hooks/send"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
@@ -585,7 +586,7 @@ func (a *API) serveFile(w http.ResponseWriter, r *http.Request, suffix, mediaTyp
 }
 
 func (a *API) hook(w http.ResponseWriter, r *http.Request) error {
-	b, err := a.body(w, r, hooks.MaxEvent)
+	b, err := a.body(w, r, hook.MaxEvent)
 	if err != nil {
 		return err
 	}
@@ -593,7 +594,7 @@ func (a *API) hook(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if id := r.Header.Get(hooks.EventHeader); id != "" {
+	if id := r.Header.Get(hook.Header); id != "" {
 		e.Key = a.r.hasher.Key([]byte("hook"), []byte(id))
 	} else {
 		rand.Read(e.Key[:])

@@ -24,7 +24,7 @@ import (
 
 	"github.com/affidavit-log/affidavit/client/bundle"
 	"github.com/affidavit-log/affidavit/client/session/activity"
-	"github.com/affidavit-log/affidavit/client/session/hooks"
+	hook "github.com/affidavit-log/affidavit/client/session/hooks/send"
 	"github.com/affidavit-log/affidavit/client/session/otlp"
 	"github.com/affidavit-log/affidavit/log/record"
 )
@@ -205,6 +205,9 @@ func TestAPI(t *testing.T) {
 	}
 }
 
+// soon is a start of a hook whose deadline is far away.
+func soon() time.Time { return time.Now().Add(30 * time.Second) }
+
 // Hook events and telemetry of one agent over the socket are one session of the user whose process reports.
 func TestHooksAndTelemetryOverSocket(t *testing.T) {
 	l := newLab(t)
@@ -217,11 +220,9 @@ func TestHooksAndTelemetryOverSocket(t *testing.T) {
 	}
 	events := bytes.Split(bytes.TrimSpace(b), []byte("\n"))
 	for _, e := range events[:len(events)-1] {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		if err := hooks.Send(ctx, socket, "claude-code", bytes.NewReader(e)); err != nil {
+		if err := hook.Event(soon(), socket, "claude-code", bytes.NewReader(e)); err != nil {
 			t.Errorf("%s: %v", e, err)
 		}
-		cancel()
 	}
 	// The logs report toolu_01 too, which a hook has; and other calls, which none has.
 	if code, b := do(t, c, "POST", "/v1/logs", string(fixture(t, "claude-code.logs.json"))); code != 200 {
@@ -231,10 +232,10 @@ func TestHooksAndTelemetryOverSocket(t *testing.T) {
 	if len(all) != 1 {
 		t.Fatalf("%d sessions, want 1", len(all))
 	}
-	if err := hooks.Send(context.Background(), socket, "claude-code", bytes.NewReader(events[len(events)-1])); err != nil {
+	if err := hook.Event(soon(), socket, "claude-code", bytes.NewReader(events[len(events)-1])); err != nil {
 		t.Error(err)
 	}
-	if err := hooks.Send(context.Background(), socket, "claude-code", strings.NewReader("nonsense")); err == nil || !strings.Contains(err.Error(), "400") {
+	if err := hook.Event(soon(), socket, "claude-code", strings.NewReader("nonsense")); err == nil || !strings.Contains(err.Error(), "400") {
 		t.Errorf("nonsense: %v", err)
 	}
 	until(t, "the session finishes", func() bool { return r.Counts()["sessions_finished"] == 1 })
