@@ -1,0 +1,236 @@
+package report
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/affidavit-log/affidavit/verifier"
+	"github.com/affidavit-log/affidavit/verifier/tdx"
+)
+
+// maxText is the length in runes of the longest text of others that is shown whole. The verifier's claims keep the same
+// limit; a sentence about several of them may be longer.
+const maxText = 1000
+
+// clean makes text of others fit to be shown on one line. What doesn't print, or changes the direction of text, is shown
+// by its number, so that nothing disappears and nothing moves what stands beside it.
+func clean(s string) string { return cleanTo(s, maxText) }
+
+func cleanTo(s string, limit int) string {
+	if len(s) <= limit && utf8.ValidString(s) && !strings.ContainsFunc(s, unprintable) {
+		return s
+	}
+	var b strings.Builder
+	n := 0
+	for i, c := range s {
+		if n++; n > limit {
+			fmt.Fprintf(&b, "… [%d more bytes]", len(s)-i)
+			break
+		}
+		switch {
+		case c == utf8.RuneError:
+			b.WriteRune(utf8.RuneError)
+		case unprintable(c):
+			b.WriteString(number(c))
+		default:
+			b.WriteRune(c)
+		}
+	}
+	return b.String()
+}
+
+// number shows a character by its number, as the Unicode standard writes it.
+func number(c rune) string { return fmt.Sprintf("[U+%04X]", c) }
+
+// unprintable reports whether c is no letter, mark, number, punctuation, symbol or space. Format characters, among them
+// all that change the direction of text, are none.
+func unprintable(c rune) bool { return c != ' ' && !unicode.IsPrint(c) || c == utf8.RuneError }
+
+// lines is clean for text of several lines, such as a policy that the reader brought along.
+func lines(s string) string {
+	all := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	for i := range all {
+		all[i] = clean(strings.ReplaceAll(all[i], "\t", "    "))
+	}
+	return strings.Join(all, "\n")
+}
+
+// short cuts a digest that stands in a sentence. The annex has all of it.
+func short(digits string) string {
+	if len(digits) > 12 {
+		return digits[:8] + "…"
+	}
+	return digits
+}
+
+// shorten cuts long words of hexadecimal digits.
+func shorten(s string) string {
+	words := strings.Fields(s)
+	for i, w := range words {
+		trimmed := strings.TrimRight(w, ",.)")
+		if len(trimmed) >= 32 && strings.Trim(trimmed, "0123456789abcdef") == "" {
+			words[i] = short(trimmed) + w[len(trimmed):]
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// moment prints a time to the second.
+func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+
+func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
+
+// span prints a length of time.
+func span(d time.Duration) string {
+	if d < 0 {
+		return "−" + span(-d)
+	}
+	d = d.Round(time.Second)
+	h, m, s := int(d/time.Hour), int(d/time.Minute)%60, int(d/time.Second)%60
+	switch {
+	case h >= 48:
+		return fmt.Sprintf("%d days", (h+12)/24)
+	case h > 0 && m > 0:
+		return fmt.Sprintf("%d h %d min", h, m)
+	case h > 0:
+		return fmt.Sprintf("%d h", h)
+	case m > 0 && s > 0:
+		return fmt.Sprintf("%d min %d s", m, s)
+	case m > 0:
+		return fmt.Sprintf("%d min", m)
+	}
+	return fmt.Sprintf("%d s", s)
+}
+
+// count prints a number with its noun.
+func count(n uint64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return grouped(n) + " " + many
+}
+
+// grouped prints a number with thin groups of three digits.
+func grouped(n uint64) string {
+	s := strconv.FormatUint(n, 10)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// sentence makes a refusal's message a sentence.
+func sentence(s string) string {
+	s = clean(strings.TrimSpace(s))
+	if s == "" {
+		return s
+	}
+	r, n := utf8.DecodeRuneInString(s)
+	s = string(unicode.ToUpper(r)) + s[n:]
+	if !strings.HasSuffix(s, ".") && !strings.HasSuffix(s, "…") {
+		s += "."
+	}
+	return s
+}
+
+// and joins words as a sentence does.
+func and(words []string) string {
+	switch n := len(words); n {
+	case 0:
+		return ""
+	case 1:
+		return words[0]
+	default:
+		return strings.Join(words[:n-1], ", ") + " and " + words[n-1]
+	}
+}
+
+// A sourceText explains one of the verifier's sources to people.
+type sourceText struct {
+	Source verifier.Source
+	Word   string // beside each value
+	Text   string // once
+	Tone   Tone
+}
+
+// sources are the sources that claims can have, the strongest first.
+var sources = []sourceText{
+	{verifier.SourceHardware, "Hardware", "The processor itself signed this, and its maker’s certificates show that it is a genuine one.", ToneGood},
+	{verifier.SourceVerifier, "Checked", "Computed from the evidence while this report was made. Whoever repeats the check gets the same.", ToneGood},
+	{verifier.SourceMeasuredCode, "Known code", "Said by the software that ran inside the protected machine. Which software that was is proven, and your appraisal policy trusts it. The statement is as good as that software.", ToneKnown},
+	{verifier.SourceLog, "Log", "Said by the operator of the log. Nothing else shows it.", ToneClaimed},
+	{verifier.SourceVendor, "Vendor", "Said by the vendor, or by software that nobody whom you trust has identified. Nothing here proves it.", ToneClaimed},
+	{verifier.SourceUnknown, "Unknown", "Nobody vouches for this.", ToneUnknown},
+}
+
+func sourceOf(s verifier.Source) sourceText {
+	for _, t := range sources {
+		if t.Source == s {
+			return t
+		}
+	}
+	// A source that this package doesn't know must not look better than none.
+	return sourceText{s, clean(string(s)), "", ToneUnknown}
+}
+
+// tone is how good a value is.
+func (v *Value) tone() Tone {
+	switch {
+	case v.Status == verifier.StatusFailed:
+		return ToneBad
+	case v.Status == verifier.StatusUnknown:
+		return ToneUnknown
+	}
+	return sourceOf(v.Source).Tone
+}
+
+// statusText explains what became of a claim.
+var statusText = map[verifier.ClaimStatus]string{
+	verifier.StatusHolds:    "holds",
+	verifier.StatusAsserted: "said",
+	verifier.StatusUnknown:  "unknown",
+	verifier.StatusFailed:   "does not hold",
+}
+
+// tcbWords say what Intel's words for the state of a platform mean.
+var tcbWords = map[tdx.Status]string{
+	tdx.StatusUpToDate:                             "up to date",
+	tdx.StatusSWHardeningNeeded:                    "software has to help against a known vulnerability",
+	tdx.StatusConfigurationNeeded:                  "the machine is not configured as it should be",
+	tdx.StatusConfigurationAndSWHardeningNeeded:    "the machine is not configured as it should be, and software has to help against a known vulnerability",
+	tdx.StatusOutOfDate:                            "out of date: security updates are missing",
+	tdx.StatusOutOfDateConfigurationNeeded:         "out of date, and not configured as it should be",
+	tdx.StatusTDRelaunchAdvised:                    "updated since the protected machine was started, which should be started anew",
+	tdx.StatusTDRelaunchAdvisedConfigurationNeeded: "updated since the protected machine was started, and not configured as it should be",
+	tdx.StatusRevoked:                              "revoked",
+}
+
+// executionWords say what the classes mean in which models run.
+var executionWords = map[string]string{
+	"tee":        "In confidential hardware",
+	"policy-zdr": "Elsewhere, on a promise not to keep what it is sent",
+	"unattested": "Elsewhere; nothing is known about what is kept",
+}
+
+// ruleWords say what a broken rule of package bundle means.
+var ruleWords = map[string]string{
+	"bundle":      "The file is damaged, or not a file of this kind.",
+	"checkpoint":  "The log’s own signature, or those of the witnesses whom your log policy asks for, are not there or not right. Nothing shows that the record is in the log.",
+	"inclusion":   "The file does not show that the record is in the log.",
+	"leaf":        "An entry in the file can’t be read.",
+	"duplicate":   "The file has the same thing twice, in two places of the log.",
+	"subject":     "The file is about an entry of the log that says nothing by itself.",
+	"unlinked":    "The file has something in it that nothing refers to.",
+	"missing":     "The file lacks something that is needed to judge the record.",
+	"collateral":  "The data of the processor’s maker, by which the hardware is judged, is not genuine or not valid.",
+	"time-leaf":   "The evidence for the time is not a state of this log that your log policy accepts.",
+	"consistency": "The file does not show that an earlier state of the log is part of the later one: either the file is damaged, or the log has shown two histories.",
+	"freshness":   "What the record says about when it was made does not fit the evidence for it.",
+	"order":       "The entries are in an order in which they can’t have come about.",
+	"vendor-key":  "Something is signed by a key that the vendor had not logged as its own.",
+	"genuine":     "The record is not what it claims to be: the hardware’s signature, or what it covers, does not check.",
+}
