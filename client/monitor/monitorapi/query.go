@@ -298,6 +298,13 @@ func (p *parser) end() error {
 	return p.err
 }
 
+// ParseFindingsQuery returns the cursor and the limit in the parameters of a request for findings.
+func ParseFindingsQuery(v url.Values) (after uint64, limit int, err error) {
+	p := newParser(v)
+	after, limit = p.after(), p.limit(DefaultLimit, MaxRecords)
+	return after, limit, p.end()
+}
+
 func (q *RecallQuery) parameters() []parameter {
 	return []parameter{
 		{"advisory", &q.Advisory, parseWord},
