@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/verifier"
@@ -430,6 +432,70 @@ func BenchmarkBareCryptography(b *testing.B) {
 		}
 		if !ed25519.Verify(pub, pae, e.Signature) {
 			b.Fatal("Ed25519")
+		}
+	}
+}
+
+// Judging what was admitted is verifying it, without the signatures: a difference would let a log's reader see what its
+// writer didn't.
+func TestJudge(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		edit func(s *submission)
+		in   func(s *submission) verifier.Input
+	}{
+		{"final", func(*submission) {}, (*submission).finalInput},
+		{"withdrawn release", func(s *submission) { s.withdraw() }, (*submission).finalInput},
+		{"out of date", func(s *submission) {
+			l := tdxsim.DefaultLevels()
+			l[0].Status = "OutOfDate"
+			s.set = s.collateral(tdxsim.CollateralOptions{Levels: l})
+		}, (*submission).finalInput},
+		{"release", func(s *submission) { s.set = nil }, func(s *submission) verifier.Input {
+			return s.input(s.releaseEntry(), s.judgedAt, nil)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newSubmission(t)
+			tt.edit(s)
+			in := tt.in(s)
+			in.Collateral, in.At = s.set, s.judgedAt
+			a, err := s.admit(in.Entry)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range []*verifier.Policy{verifier.StrictPolicy(), parse(t, releasePolicy("release"))} {
+				want, err := s.verifier.Verify(in, p)
+				if err != nil {
+					t.Fatal(err)
+				}
+				bare := in
+				bare.Entry, bare.Collateral, bare.At = nil, nil, time.Time{}
+				if diff := cmp.Diff(want.Claims, s.verifier.Judge(a, bare, p).Claims); diff != "" {
+					t.Errorf("claims differ (-Verify +Judge):\n%s", diff)
+				}
+				if diff := cmp.Diff(want.Refusals, s.verifier.Judge(a, bare, p).Refusals); diff != "" {
+					t.Errorf("refusals differ (-Verify +Judge):\n%s", diff)
+				}
+			}
+		})
+	}
+}
+
+// A signature on a release is looked up the second time, and by what the entry is, not by its key.
+func TestVendorSignatureCache(t *testing.T) {
+	w := newWorld(t)
+	in := w.finalInput()
+	p := parse(t, releasePolicy("release"))
+	if v := w.must(w.verifier.Verify(in, p)); v.Identity.By != "release" {
+		t.Fatalf("identity %+v", v.Identity)
+	}
+	r := *in.Releases[0]
+	r.Signature = flip(r.Signature, 3)
+	in.Releases = []*record.Entry{&r}
+	for range 2 {
+		if v := w.must(w.verifier.Verify(in, p)); v.Identity.Known() {
+			t.Errorf("a release with a wrong signature identifies the code: %+v", v.Identity)
 		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/verifier/tdx"
 )
@@ -19,17 +21,29 @@ import (
 // remembers as verified. A chain takes about 10 KB.
 const platformCache = 4096
 
+// vendorCache is the number of vendors' entries whose signatures a [Verifier]
+// remembers. An entry takes a few KB.
+const vendorCache = 512
+
 // A Verifier verifies evidence under one root of trust. It caches facts, never
 // verdicts, and can be used concurrently.
 type Verifier struct {
 	root *tdx.Root
 	tdx  *tdx.Verifier
+
+	// vendors holds whether the signature on a vendor's entry is that of the key
+	// which the entry names by its SHA-256: entries don't change.
+	vendors *lru.Cache[*record.Entry, bool]
 }
 
 // New returns a Verifier of evidence that hardware under the given root signed,
 // see [tdx.IntelRoot].
 func New(root *tdx.Root) *Verifier {
-	return &Verifier{root: root, tdx: tdx.NewVerifier(root, platformCache)}
+	vendors, err := lru.New[*record.Entry, bool](vendorCache)
+	if err != nil {
+		panic(err) // the size is a positive constant
+	}
+	return &Verifier{root: root, tdx: tdx.NewVerifier(root, platformCache), vendors: vendors}
 }
 
 // Root returns the root that v was made with.

@@ -41,15 +41,28 @@ func (v *Verifier) Verify(in Input, p *Policy) (*Verdict, error) {
 		if k, ok := p.trusts(vendor, keyid); ok {
 			return k, true
 		}
-		return loggedKey(in.VendorKeys, vendor, keyid)
+		return v.loggedKey(in.VendorKeys, vendor, keyid)
 	}
 	q, res, err := v.genuine(in.Entry, in.Collateral, in.At, keys)
 	if err != nil {
 		return nil, err
 	}
+	return v.judge(&in, q, res, p), nil
+}
+
+// Judge is [Verifier.Verify] for an entry that was admitted: Entry, Collateral and
+// At are a's, whatever in says, and nothing about a is verified again. It is for
+// those who apply both the admission rules and an appraisal policy.
+func (v *Verifier) Judge(a *Admitted, in Input, p *Policy) *Verdict {
+	in.Entry, in.Collateral, in.At = a.entry, a.set, a.judgedAt
+	return v.judge(&in, a.quote, a.result, p)
+}
+
+// judge makes the verdict on a genuine entry.
+func (v *Verifier) judge(in *Input, q *tdx.Quote, res *tdx.Result, p *Policy) *Verdict {
 	st := in.Entry.Statement()
 	r := &report{p: p}
-	s := &subject{report: r, in: &in, st: st, quote: q}
+	s := &subject{report: r, v: v, in: in, st: st, quote: q}
 	if q != nil {
 		r.platform(v.root, q, res, in.At)
 		s.identify()
@@ -68,7 +81,7 @@ func (v *Verifier) Verify(in Input, p *Policy) (*Verdict, error) {
 	return &Verdict{
 		Entry: in.Entry, At: in.At, Quote: q, TDX: res, Identity: s.identity, Interval: in.Interval,
 		Claims: r.claims, Refusals: r.refusals,
-	}, nil
+	}
 }
 
 // Appraise judges bare evidence by an appraisal policy: the platform and the
@@ -208,18 +221,33 @@ func startOf(st *record.Statement) *record.StatementRef {
 
 // loggedKey finds a vendor's key among vendor-key entries. They prove
 // possession themselves, by their signature.
-func loggedKey(entries []*record.Entry, vendor, keyid string) (ed25519.PublicKey, bool) {
+func (v *Verifier) loggedKey(entries []*record.Entry, vendor, keyid string) (ed25519.PublicKey, bool) {
 	for _, e := range entries {
 		st := e.Statement()
 		if st == nil || st.VendorKey == nil || st.Vendor != vendor || st.VendorKey.Key.KeyID != keyid {
 			continue
 		}
 		pub := st.VendorKey.Key.PublicKey
-		if e.KeyID == keyid && e.VerifySignature(pub) == nil {
+		if e.KeyID == keyid && v.signed(e, pub) {
 			return pub, true
 		}
 	}
 	return nil, false
+}
+
+// signed reports whether pub is the key that a vendor's entry names, and has signed
+// it. A release is compared with every record that names it, so that its signature
+// is looked up rather than verified again.
+func (v *Verifier) signed(e *record.Entry, pub ed25519.PublicKey) bool {
+	if len(pub) != ed25519.PublicKeySize || record.KeyID(record.SPKI(pub)) != e.KeyID {
+		return false
+	}
+	if ok, known := v.vendors.Get(e); known {
+		return ok
+	}
+	ok := e.VerifySignature(pub) == nil
+	v.vendors.Add(e, ok)
+	return ok
 }
 
 // appraiseCode compares a quote with the pinned measurements, if there are any.
@@ -271,6 +299,7 @@ func quoted(s string) string { return "“" + clean(s) + "”" }
 // A subject is a statement under judgement.
 type subject struct {
 	*report
+	v        *Verifier
 	in       *Input
 	st       *record.Statement
 	quote    *tdx.Quote
@@ -380,12 +409,12 @@ func (s *subject) findReleases() (found releasesFound) {
 		pub, trusted := s.p.trusts(st.Vendor, e.KeyID)
 		if !trusted {
 			var ok bool
-			if pub, ok = loggedKey(s.in.VendorKeys, st.Vendor, e.KeyID); !ok {
+			if pub, ok = s.v.loggedKey(s.in.VendorKeys, st.Vendor, e.KeyID); !ok {
 				fail(false, "is signed by a key that isn't known")
 				continue
 			}
 		}
-		if e.VerifySignature(pub) != nil {
+		if !s.v.signed(e, pub) {
 			fail(true, "has a wrong signature")
 			continue
 		}
@@ -440,9 +469,9 @@ func (s *subject) withdrawal(release *record.Entry) *record.ReleaseWithdrawn {
 		}
 		pub, ok := s.p.trusts(vendor, e.KeyID)
 		if !ok {
-			pub, ok = loggedKey(s.in.VendorKeys, vendor, e.KeyID)
+			pub, ok = s.v.loggedKey(s.in.VendorKeys, vendor, e.KeyID)
 		}
-		if !ok || e.VerifySignature(pub) == nil {
+		if !ok || s.v.signed(e, pub) {
 			return st.Withdrawn
 		}
 	}
