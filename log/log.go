@@ -22,6 +22,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,6 +62,11 @@ type Config struct {
 
 	// LogPolicy says whose cosignatures a checkpoint needs before it is published, and where the witnesses are.
 	LogPolicy *checkpoint.Policy
+
+	// Appraisers are names of witness lines of LogPolicy that cosign only what is published, such as a monitor that has
+	// verified every entry. They are asked after each publication, and their cosignatures join what is served; nothing
+	// waits for them. They and other lines with their URLs must not count towards the quorum.
+	Appraisers []string
 
 	// AllowQuorumNone accepts a LogPolicy that asks for no cosignatures. Nothing then keeps the log from showing
 	// different trees to different people, and no time is proven.
@@ -238,6 +245,9 @@ func (c *Config) setDefaults() error {
 	case c.Collateral == nil:
 		return errors.New("no source of collateral")
 	}
+	if err := c.checkAppraisers(); err != nil {
+		return err
+	}
 	known := false
 	for _, l := range c.LogPolicy.Logs() {
 		for _, k := range c.Keys {
@@ -279,6 +289,42 @@ func (c *Config) setDefaults() error {
 	}
 	return nil
 }
+
+// checkAppraisers checks that the named appraisers can be asked, and that publication doesn't depend on them.
+func (c *Config) checkAppraisers() error {
+	urls := c.appraiserURLs()
+	for i, name := range c.Appraisers {
+		n := slices.IndexFunc(c.LogPolicy.Witnesses(), func(w checkpoint.Witness) bool { return w.Name == name })
+		switch {
+		case slices.Contains(c.Appraisers[:i], name):
+			return fmt.Errorf("appraiser %q is named twice", name)
+		case n < 0:
+			return fmt.Errorf("appraiser %q is no witness line of the log policy", name)
+		case c.LogPolicy.Witnesses()[n].URL == "":
+			return fmt.Errorf("appraiser %q has no URL in the log policy", name)
+		}
+	}
+	for _, w := range c.LogPolicy.Witnesses() {
+		if urls[trimURL(w.URL)] && c.LogPolicy.Counts(w.Name) {
+			return fmt.Errorf("the quorum needs %q, which is an appraiser's: it cosigns only what is published, and nothing would ever be", w.Name)
+		}
+	}
+	return nil
+}
+
+// appraiserURLs returns the URLs of the appraisers.
+func (c *Config) appraiserURLs() map[string]bool {
+	urls := map[string]bool{}
+	for _, w := range c.LogPolicy.Witnesses() {
+		if slices.Contains(c.Appraisers, w.Name) && w.URL != "" {
+			urls[trimURL(w.URL)] = true
+		}
+	}
+	return urls
+}
+
+// trimURL returns a submission prefix in the form in which it is compared and used.
+func trimURL(s string) string { return strings.TrimRight(s, "/") }
 
 func or[T comparable](v, def T) T {
 	if v == *new(T) {

@@ -19,6 +19,11 @@ type metrics struct {
 	witnessRequests *prometheus.CounterVec // by witness and result
 	witnessSeconds  *prometheus.HistogramVec
 	witnessSize     *prometheus.GaugeVec
+
+	appraiserRequests *prometheus.CounterVec // by appraiser and result
+	appraiserSeconds  *prometheus.HistogramVec
+	appraiserSize     *prometheus.GaugeVec
+	appraised         *prometheus.CounterVec // by appraiser
 }
 
 func newMetrics(r *prometheus.Registry, l *Log) *metrics {
@@ -28,19 +33,24 @@ func newMetrics(r *prometheus.Registry, l *Log) *metrics {
 	}
 	buckets := []float64{.005, .01, .02, .05, .1, .2, .5, 1, 1.5, 2, 5, 10, 30}
 	m := &metrics{
-		submissions:     counter("submissions_total", "Answered submissions, by result: admitted, duplicate, accepted, or the name of a problem.", "result"),
-		addSeconds:      prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Name: "add_seconds", Help: "Time from a submission's arrival to the proof.", Buckets: buckets}),
-		publishSeconds:  prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Name: "publish_seconds", Help: "Time from a candidate to its publication.", Buckets: buckets}),
-		storageErrors:   counter("storage_errors_total", "Failed reads and writes, by what for.", "what"),
-		vendorsReloads:  counter("vendors_reloads_total", "Changes of the vendors file, by result.", "result"),
-		witnessRequests: counter("witness_requests_total", "Requests to witnesses, by witness and result.", "witness", "result"),
-		witnessSeconds:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: ns, Name: "witness_seconds", Help: "Time a witness took to cosign.", Buckets: buckets}, []string{"witness"}),
-		witnessSize:     prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: ns, Name: "witness_size", Help: "Size that a witness has cosigned."}, []string{"witness"}),
+		submissions:       counter("submissions_total", "Answered submissions, by result: admitted, duplicate, accepted, or the name of a problem.", "result"),
+		addSeconds:        prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Name: "add_seconds", Help: "Time from a submission's arrival to the proof.", Buckets: buckets}),
+		publishSeconds:    prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Name: "publish_seconds", Help: "Time from a candidate to its publication.", Buckets: buckets}),
+		storageErrors:     counter("storage_errors_total", "Failed reads and writes, by what for.", "what"),
+		vendorsReloads:    counter("vendors_reloads_total", "Changes of the vendors file, by result.", "result"),
+		witnessRequests:   counter("witness_requests_total", "Requests to witnesses, by witness and result.", "witness", "result"),
+		witnessSeconds:    prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: ns, Name: "witness_seconds", Help: "Time a witness took to cosign.", Buckets: buckets}, []string{"witness"}),
+		witnessSize:       prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: ns, Name: "witness_size", Help: "Size that a witness has cosigned."}, []string{"witness"}),
+		appraiserRequests: counter("appraiser_requests_total", "Requests to appraisers, by appraiser and result: cosigned, behind, failed.", "appraiser", "result"),
+		appraiserSeconds:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: ns, Name: "appraiser_seconds", Help: "Time an appraiser took to cosign.", Buckets: buckets}, []string{"appraiser"}),
+		appraiserSize:     prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: ns, Name: "appraiser_size", Help: "Size that an appraiser has cosigned."}, []string{"appraiser"}),
+		appraised:         counter("appraised_checkpoints_total", "Checkpoints that an appraiser's cosignature joined while they were served.", "appraiser"),
 	}
 	gauge := func(name, help string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Name: name, Help: help}, f)
 	}
 	r.MustRegister(m.submissions, m.addSeconds, m.publishSeconds, m.storageErrors, m.vendorsReloads, m.witnessRequests, m.witnessSeconds, m.witnessSize,
+		m.appraiserRequests, m.appraiserSeconds, m.appraiserSize, m.appraised,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("in_flight", "Submissions being judged or appended.", func() float64 { return float64(len(l.flight)) }),
 		gauge("halted", "1 if the log was halted.", func() float64 {

@@ -45,19 +45,14 @@ func TestWrongPath(t *testing.T) {
 
 // TestPageOfAbsentWitness checks that a witness that is away isn't shown as good because nothing was published since.
 func TestPageOfAbsentWitness(t *testing.T) {
-	policy, err := checkpoint.ParsePolicy([]byte("quorum none\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	now := time.Unix(1_800_000_000, 0)
 	w := &witness{name: "w", status: witnessStatus{size: 9, at: now.Add(-time.Minute)}}
-	p := &publisher{l: &Log{cfg: Config{LogPolicy: policy}}, witnesses: []*witness{w}}
 	pub := &published{cp: checkpoint.Checkpoint{Size: 9}}
-	if s := p.witnessStates(pub, now); !s[0].Good {
+	if s := states([]*witness{w}, pub, now); !s[0].Good {
 		t.Fatalf("%+v", s)
 	}
 	w.status.err = "connection refused"
-	if s := p.witnessStates(pub, now); s[0].Good || !strings.Contains(s[0].State, "last cosigned 1m0s ago") {
+	if s := states([]*witness{w}, pub, now); s[0].Good || !strings.Contains(s[0].State, "last cosigned 1m0s ago") {
 		t.Errorf("%+v", s)
 	}
 }

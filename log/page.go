@@ -10,19 +10,20 @@ import (
 
 // pageData is what the page shows. It is all public.
 type pageData struct {
-	Origin    string
-	Size      uint64
-	Published bool
-	RootHash  string
-	At        string
-	Vkeys     []pageKey
-	Root      string
-	RootIntel bool
-	Quorum    string
-	Witnesses []pageWitness
-	Halted    bool
-	Imports   bool
-	Freshness string
+	Origin     string
+	Size       uint64
+	Published  bool
+	RootHash   string
+	At         string
+	Vkeys      []pageKey
+	Root       string
+	RootIntel  bool
+	Quorum     string
+	Witnesses  []pageWitness
+	Appraisers []pageWitness
+	Halted     bool
+	Imports    bool
+	Freshness  string
 }
 
 type pageKey struct{ Kind, Short, Vkey string }
@@ -61,7 +62,8 @@ func (l *Log) getPage(w http.ResponseWriter, r *http.Request) error {
 			d.At = pub.at.UTC().Format(time.RFC3339)
 		}
 	}
-	d.Witnesses = l.pub.witnessStates(pub, l.cfg.now())
+	d.Witnesses = append(states(l.pub.witnesses, pub, l.cfg.now()), l.pub.unreachable()...)
+	d.Appraisers = states(l.pub.appraisers, pub, l.cfg.now())
 	var b bytes.Buffer
 	if err := page.Execute(&b, d); err != nil {
 		return err
@@ -71,17 +73,19 @@ func (l *Log) getPage(w http.ResponseWriter, r *http.Request) error {
 	return send(w, r, "text/html; charset=utf-8", briefly, b.Bytes())
 }
 
-// witnessStates says of each witness of the policy how far behind what is published it is.
-func (p *publisher) witnessStates(pub *published, now time.Time) []pageWitness {
+// states says of each witness or appraiser how far behind what is published it is.
+func states(ws []*witness, pub *published, now time.Time) []pageWitness {
 	var all []pageWitness
-	for _, w := range p.witnesses {
+	for _, w := range ws {
 		w.mu.Lock()
 		s := w.status
 		w.mu.Unlock()
 		x := pageWitness{Name: w.name}
 		switch {
-		case s.at.IsZero() && s.err == "":
+		case s.at.IsZero() && s.err == "" && s.behind.IsZero():
 			x.State = "not asked yet"
+		case s.at.IsZero() && !s.behind.IsZero() && s.err == "":
+			x.State = "is behind, has not cosigned since the log was started"
 		case s.at.IsZero():
 			x.State = "has not cosigned since the log was started"
 		case s.err != "":
@@ -94,6 +98,12 @@ func (p *publisher) witnessStates(pub *published, now time.Time) []pageWitness {
 		}
 		all = append(all, x)
 	}
+	return all
+}
+
+// unreachable returns the witness lines of the policy without a URL.
+func (p *publisher) unreachable() []pageWitness {
+	var all []pageWitness
 	for _, w := range p.l.cfg.LogPolicy.Witnesses() {
 		if w.URL == "" {
 			all = append(all, pageWitness{Name: w.Name, State: "has no address in the log policy, and isn't asked"})
@@ -153,6 +163,10 @@ Anyone can check every record; nobody has to take this page's word.</p>
 {{if .Witnesses}}<table>{{range .Witnesses}}<tr><th>{{.Name}}</th><td>{{if .Good}}<span class="good">{{.State}}</span>{{else}}{{.State}}{{end}}</td></tr>{{end}}</table>
 {{if .Quorum}}<p class="soft">A checkpoint is published once the quorum “{{.Quorum}}” has cosigned it.</p>{{end}}{{end}}
 {{if not .Quorum}}<p>This log asks for no cosignatures. Nothing keeps it from showing different histories to different people, and no time is proven.</p>{{end}}
+
+{{if .Appraisers}}<h2>Appraisers</h2>
+<table>{{range .Appraisers}}<tr><th>{{.Name}}</th><td>{{if .Good}}<span class="good">{{.State}}</span>{{else}}{{.State}}{{end}}</td></tr>{{end}}</table>
+<p class="soft">They cosign what is published, late, once they have verified every entry in it. Nothing waits for them.</p>{{end}}
 
 <h2>Interface</h2>
 <table>

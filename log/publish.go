@@ -41,15 +41,18 @@ type publisher struct {
 	resign bool       // somebody wants newer cosignatures on the same tree
 	ahead  uint64     // size of the largest tree of this log that a witness is known to have cosigned
 
-	witnesses []*witness
-	stopOnce  sync.Once
-	cancel    context.CancelFunc // ends the witnesses' workers
-	workers   sync.WaitGroup
+	witnesses  []*witness      // asked about candidates
+	appraisers []*witness      // asked about what is published
+	appraising map[string]bool // URLs of the appraisers
+	stopOnce   sync.Once
+	cancel     context.CancelFunc // ends the witnesses' workers
+	workers    sync.WaitGroup
 
 	// The goroutine owns what follows.
 	cand      *candidate
-	persisted []byte    // the text in the file candidateName, nil if that isn't known
-	retry     time.Time // after an error of the storage, not to try again before
+	persisted []byte         // the text in the file candidateName, nil if that isn't known
+	retry     time.Time      // after an error of the storage, not to try again before
+	late      []cosignatures // that couldn't be added to what is published
 }
 
 // published is a published checkpoint. It is never modified.
@@ -80,10 +83,10 @@ type candidate struct {
 
 // newPublisher reads what was published and what was about to be, and checks both against the tree.
 func newPublisher(ctx context.Context, l *Log) (*publisher, error) {
-	p := &publisher{l: l, first: make(chan struct{}), kicked: make(chan struct{}, 1), cosigned: make(chan cosignatures)}
+	p := &publisher{l: l, first: make(chan struct{}), kicked: make(chan struct{}, 1), cosigned: make(chan cosignatures), appraising: l.cfg.appraiserURLs()}
 	wctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
-	p.witnesses = newWitnesses(l, p)
+	p.witnesses, p.appraisers = newWitnesses(l, p)
 	note, err := l.store.get(publishedName)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -124,11 +127,14 @@ func newPublisher(ctx context.Context, l *Log) (*publisher, error) {
 	if n := p.largestNote(); n > maxNote {
 		l.logger.Warn("the log policy has more witnesses than fit into a time leaf: cosignatures of the last ones are left out", "bytes", n, "limit", maxNote)
 	}
-	for _, w := range p.witnesses {
+	for _, w := range p.all() {
 		p.workers.Go(func() { w.run(wctx) })
 	}
 	return p, nil
 }
+
+// all returns the witnesses and the appraisers.
+func (p *publisher) all() []*witness { return slices.Concat(p.witnesses, p.appraisers) }
 
 // parsePublished reads the note that this log published last.
 func (p *publisher) parsePublished(note []byte) (*published, error) {
@@ -252,6 +258,7 @@ func (p *publisher) run(ctx context.Context) {
 	if p.cand != nil {
 		p.offer()
 	}
+	p.offerPublished(false)
 	for {
 		wait := p.advance(ctx)
 		var timer <-chan time.Time
@@ -285,6 +292,13 @@ func (p *publisher) advance(ctx context.Context) time.Duration {
 	for {
 		if wait := time.Until(p.retry); wait > 0 {
 			return wait
+		}
+		if late := p.late; late != nil {
+			p.late = nil
+			for _, c := range late {
+				p.merge(c)
+			}
+			continue
 		}
 		if p.cand == nil {
 			if wait, ok := p.choose(ctx); !ok {
@@ -383,6 +397,22 @@ func (p *publisher) offer() {
 	}
 }
 
+// offerPublished gives what is published to the appraisers. Those that have cosigned it are asked again only if that is
+// to be renewed. An appraiser that is slow or away delays nobody: each has a worker of its own.
+func (p *publisher) offerPublished(renew bool) {
+	pub := p.now.Load()
+	if pub == nil {
+		return
+	}
+	c := &candidate{cp: pub.cp, text: pub.text, note: pub.note}
+	for _, w := range p.appraisers {
+		missing := slices.ContainsFunc(w.keys, func(k *checkpoint.VerifierKey) bool { return pub.sigs.cosigs[k.String()] == nil })
+		if missing || renew {
+			w.offer(c)
+		}
+	}
+}
+
 // maxNote bounds a published note, which must fit into a time leaf. Cosignatures that the quorum doesn't need are left
 // out where they would not.
 const maxNote = 60 << 10
@@ -399,17 +429,19 @@ func (p *publisher) largestNote() int {
 	return n
 }
 
-// assemble returns the note with the cosignatures in the policy's order.
+// assemble returns the note with the cosignatures, first witnesses' and then appraisers', in the policy's order.
 func (p *publisher) assemble(text []byte, s sigs) ([]byte, error) {
 	lines := slices.Clone(s.log)
 	n := len(text)
 	for _, l := range lines {
 		n += len(l)
 	}
-	for _, w := range p.l.cfg.LogPolicy.Witnesses() {
-		if line := s.cosigs[w.Key.String()]; line != nil && n+len(line) <= maxNote {
-			lines = append(lines, line)
-			n += len(line)
+	for _, last := range []bool{false, true} { // appraisers' must not take the place of witnesses'
+		for _, w := range p.l.cfg.LogPolicy.Witnesses() {
+			if line := s.cosigs[w.Key.String()]; line != nil && p.appraising[trimURL(w.URL)] == last && n+len(line) <= maxNote {
+				lines = append(lines, line)
+				n += len(line)
+			}
 		}
 	}
 	return checkpoint.Sign(text, lines...)
@@ -444,6 +476,7 @@ func (p *publisher) publish() error {
 	}
 	p.l.metrics.publishSeconds.Observe(time.Since(c.begun).Seconds())
 	p.cand = nil
+	p.offerPublished(true)
 	return nil
 }
 
@@ -500,6 +533,11 @@ func (p *publisher) merge(c cosignatures) {
 		err = p.replace(&next)
 	}
 	if err != nil {
+		p.late = append(p.late, c)
 		p.failed("late cosignatures", err)
+		return
+	}
+	if c.from.appraiser {
+		p.l.metrics.appraised.WithLabelValues(c.from.name).Inc()
 	}
 }

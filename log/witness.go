@@ -23,6 +23,9 @@ import (
 // A witness is asked for cosignatures by one worker, so that a slow one delays nobody else and never has two requests
 // of this log at once. All keys that the policy lists with one URL are one witness's.
 //
+// An appraiser is a witness that is asked about what is published, instead of about the candidate. It says 503 while it is
+// behind, which is no failure, and tells when to come again.
+//
 // What a witness answers is not trusted. Its body is bounded, its cosignatures are verified, and its word alone never
 // stops the log: only what this log has signed does.
 type witness struct {
@@ -33,6 +36,8 @@ type witness struct {
 	keys   []*checkpoint.VerifierKey
 	budget *rate.Limiter
 	client *http.Client
+
+	appraiser bool // asked about what is published, and nothing waits for it
 
 	mu     sync.Mutex // guards what follows, held briefly
 	want   *candidate // the newest that was offered
@@ -48,10 +53,16 @@ type witnessStatus struct {
 	size uint64    // it has cosigned
 	at   time.Time // when it did so for this process
 	err  string    // why it didn't the last time, "" if it did
+
+	// Of an appraiser: since when it has been saying that it is behind, the zero time if it cosigned; and whether the
+	// operator was told.
+	behind time.Time
+	told   bool
 }
 
 // cosignatures are a witness's verified signature lines for a candidate, by vkey.
 type cosignatures struct {
+	from  *witness
 	cand  *candidate
 	lines map[string][]byte
 }
@@ -68,13 +79,16 @@ const (
 	witnessBackoff    = 250 * time.Millisecond
 	maxWitnessBackoff = 2 * time.Minute
 
+	// behindWarning is how long an appraiser may be behind before the operator is told. A moment is normal.
+	behindWarning = time.Minute
+
 	// maxClaims is how often a witness may say in a row that it has another size than we thought before it counts as
 	// failing. Once is normal after a restart; twice if another process of ours was at work between.
 	maxClaims = 3
 )
 
-func newWitnesses(l *Log, p *publisher) []*witness {
-	var all []*witness
+// newWitnesses returns the log policy's witnesses that can be asked, and its appraisers.
+func newWitnesses(l *Log, p *publisher) (witnesses, appraisers []*witness) {
 	byURL := map[string]*witness{}
 	client := &http.Client{
 		Timeout: witnessTimeout,
@@ -92,20 +106,25 @@ func newWitnesses(l *Log, p *publisher) []*witness {
 		if w.URL == "" {
 			continue // cosignatures by it may come another way, but not from here
 		}
-		url := strings.TrimRight(w.URL, "/")
+		url := trimURL(w.URL)
 		x := byURL[url]
 		if x == nil {
 			x = &witness{l: l, p: p, name: w.Name, url: url, client: client, wake: make(chan struct{}, 1), budget: rate.NewLimiter(rate.Inf, 1)}
-			if n := l.cfg.WitnessBudget; n > 0 {
-				// An hour's worth may come at once, after a quiet time.
-				x.budget = rate.NewLimiter(rate.Limit(float64(n)/(24*60*60)), max(1, n/24))
-			}
 			byURL[url] = x
-			all = append(all, x)
+			if p.appraising[url] {
+				x.appraiser = true
+				appraisers = append(appraisers, x)
+			} else {
+				if n := l.cfg.WitnessBudget; n > 0 {
+					// An hour's worth may come at once, after a quiet time.
+					x.budget = rate.NewLimiter(rate.Limit(float64(n)/(24*60*60)), max(1, n/24))
+				}
+				witnesses = append(witnesses, x)
+			}
 		}
 		x.keys = append(x.keys, w.Key)
 	}
-	return all
+	return witnesses, appraisers
 }
 
 // offer asks for cosignatures of c instead of what was offered before.
@@ -151,17 +170,27 @@ func (w *witness) run(ctx context.Context) {
 		if err == nil {
 			done, backoff = c, witnessBackoff
 			select {
-			case w.p.cosigned <- cosignatures{c, lines}:
+			case w.p.cosigned <- cosignatures{w, c, lines}:
 			case <-ctx.Done():
 				return
 			}
 			continue
 		}
 		pause := backoff/2 + rand.N(backoff/2+1)
-		if r := (*retryAfter)(nil); errors.As(err, &r) {
+		r := (*retryAfter)(nil)
+		switch {
+		case errors.As(err, &r) && w.appraiser && r.status == http.StatusServiceUnavailable:
+			// It is behind, and knows best for how long. Pauses that grew would keep it behind.
+			pause, backoff = min(max(r.after, witnessBackoff), maxWitnessBackoff), witnessBackoff
+		case errors.As(err, &r):
 			pause = max(pause, min(r.after, maxWitnessBackoff))
+			fallthrough
+		default:
+			backoff = min(2*backoff, maxWitnessBackoff)
 		}
-		backoff = min(2*backoff, maxWitnessBackoff)
+		if w.appraiser && errors.Is(err, errNewCandidate) && w.hasNewer(c) {
+			continue // somebody else had it cosign that already; checkpoints are public
+		}
 		t := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
@@ -172,8 +201,19 @@ func (w *witness) run(ctx context.Context) {
 	}
 }
 
+// hasNewer reports whether something else than c is wanted.
+func (w *witness) hasNewer(c *candidate) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.want != c
+}
+
 // note records how a request went.
 func (w *witness) note(c *candidate, began time.Time, err error) {
+	if w.appraiser {
+		w.noteAppraiser(c, began, err)
+		return
+	}
 	w.mu.Lock()
 	before := w.status.err
 	if err == nil {
@@ -200,10 +240,51 @@ func (w *witness) note(c *candidate, began time.Time, err error) {
 	}
 }
 
-// retryAfter is an error of a witness that says when to come again.
+// noteAppraiser is note for an appraiser, which is behind every so often.
+func (w *witness) noteAppraiser(c *candidate, began time.Time, err error) {
+	r := (*retryAfter)(nil)
+	behind := errors.As(err, &r) && r.status == http.StatusServiceUnavailable
+	now := w.l.cfg.now()
+	w.mu.Lock()
+	before := w.status
+	switch {
+	case err == nil:
+		w.status = witnessStatus{size: c.cp.Size, at: now}
+	case behind:
+		if w.status.behind.IsZero() {
+			w.status.behind = now
+		}
+		w.status.err = ""
+	default:
+		w.status.err = err.Error()
+	}
+	tell := behind && !w.status.told && now.Sub(w.status.behind) >= behindWarning || w.status.err != "" && before.err == ""
+	w.status.told = err != nil && (w.status.told || tell)
+	w.mu.Unlock()
+	m := w.l.metrics
+	result := "failed"
+	switch {
+	case err == nil:
+		result = "cosigned"
+		m.appraiserSeconds.WithLabelValues(w.name).Observe(time.Since(began).Seconds())
+		m.appraiserSize.WithLabelValues(w.name).Set(float64(c.cp.Size))
+	case behind:
+		result = "behind"
+	}
+	m.appraiserRequests.WithLabelValues(w.name, result).Inc()
+	switch {
+	case tell:
+		w.l.logger.Warn("appraiser doesn't cosign", "appraiser", w.name, "size", c.cp.Size, "err", err)
+	case err == nil && before.told:
+		w.l.logger.Info("appraiser cosigns again", "appraiser", w.name, "size", c.cp.Size)
+	}
+}
+
+// retryAfter is an error of a witness that may say when to come again.
 type retryAfter struct {
 	error
-	after time.Duration
+	status int
+	after  time.Duration // 0 if it didn't
 }
 
 // cosign asks for cosignatures of c (c2sp.org/tlog-witness, "add-checkpoint").
@@ -247,12 +328,11 @@ func (w *witness) cosign(ctx context.Context, c *candidate) (map[string][]byte, 
 			}
 			w.size = size
 		case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-			err := fmt.Errorf("status %d", status)
-			n, perr := strconv.ParseUint(header.Get("Retry-After"), 10, 20)
-			if perr != nil {
-				return nil, err
+			n, err := strconv.ParseUint(header.Get("Retry-After"), 10, 20)
+			if err != nil {
+				n = 0
 			}
-			return nil, &retryAfter{err, time.Duration(n) * time.Second}
+			return nil, &retryAfter{fmt.Errorf("status %d: %.200q", status, answer), status, time.Duration(n) * time.Second}
 		case http.StatusUnprocessableEntity:
 			// It has another tree of this size. If this log has signed that, it is all over.
 			if err := w.compare(ctx); err != nil {
@@ -406,7 +486,7 @@ func (p *publisher) askWitnesses(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
-	for _, w := range p.witnesses {
+	for _, w := range p.all() {
 		wg.Go(func() {
 			// What halts the log was logged by that.
 			if err := w.compare(ctx); err != nil && !errors.Is(err, errNewCandidate) && !errors.Is(err, ErrInconsistent) {

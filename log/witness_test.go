@@ -36,7 +36,13 @@ type testWitness struct {
 
 func newTestWitness(t testing.TB, n int, now func() time.Time) *testWitness {
 	t.Helper()
-	x := &testWitness{name: fmt.Sprintf("w%d.test/witness", n), state: filepath.Join(t.TempDir(), "state.db")}
+	return newTestCosigner(t, fmt.Sprintf("w%d.test/witness", n), now, nil)
+}
+
+// newTestCosigner is newTestWitness for a name, and for a witness that states more.
+func newTestCosigner(t testing.TB, name string, now func() time.Time, approve func(context.Context, checkpoint.Checkpoint, *checkpoint.Note) error) *testWitness {
+	t.Helper()
+	x := &testWitness{name: name, state: filepath.Join(t.TempDir(), "state.db")}
 	for _, kind := range []checkpoint.Kind{checkpoint.CosignatureEd25519, checkpoint.CosignatureMLDSA44} {
 		k, err := checkpoint.GenerateKey(kind, x.name, rand.Reader)
 		if err != nil {
@@ -48,7 +54,7 @@ func newTestWitness(t testing.TB, n int, now func() time.Time) *testWitness {
 	for _, k := range commonKeys() {
 		logs = append(logs, tlogwitness.Log{Origin: testOrigin, Key: k.Verifier()})
 	}
-	w, err := tlogwitness.Open(tlogwitness.Config{Name: x.name, Keys: x.keys, State: x.state, Init: true, Logs: logs, Now: now})
+	w, err := tlogwitness.Open(tlogwitness.Config{Name: x.name, Keys: x.keys, State: x.state, Init: true, Logs: logs, Now: now, Approve: approve})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -146,6 +146,7 @@ func (o *options) config(logger *slog.Logger) (*sessionlog.Config, *pcs.Client, 
 		MaxInFlight:        o.maxInFlight,
 		MaxWait:            o.maxWait,
 		WitnessBudget:      o.witnessBudget,
+		Appraisers:         o.appraisers,
 		Logger:             logger,
 	}
 	var ok bool
@@ -245,7 +246,7 @@ type options struct {
 	origin, storage, logPolicy, vendors, root string
 	listen, metricsListen                     string
 	pcsURL, collateralDir                     string
-	keys                                      []string
+	keys, appraisers                          []string
 	init, allowQuorumNone, allowImports       bool
 	checkpointInterval, timeInterval          time.Duration
 	maxFreshnessAge, admitLate, maxWait       time.Duration
@@ -303,6 +304,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.StringVar(&o.metricsListen, "metrics-listen", "", "private `ADDR` for metrics, health, readiness and profiling")
 	s = in("Witnesses")
 	s.StringVar(&o.logPolicy, "log-policy", "", "`FILE` that says whose cosignatures a checkpoint needs (c2sp.org/tlog-policy)")
+	s.StringArrayVar(&o.appraisers, "appraiser", nil, "`NAME` of a witness line of the log policy, outside of the quorum, that cosigns only what is published, such as a monitor's; asked after publication, and waited for by nobody; repeatable")
 	s.BoolVar(&o.allowQuorumNone, "allow-quorum-none", false, "accept a log policy that needs no cosignatures: no time is then proven, and nothing keeps the log from showing two histories")
 	s.IntVar(&o.witnessBudget, "witness-budget", 0, "`REQUESTS` to each witness per day at most, what witnesses call qpd; 0 is one for each checkpoint")
 	s = in("Submissions")
