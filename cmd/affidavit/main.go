@@ -33,6 +33,7 @@ const (
 func groups() []group {
 	return []group{
 		{"Auditors and customers", []*command{verifyCommand(), inspectCommand(), appraiseCommand(), bundleCommand(), gateCommand(), discloseCommand()}},
+		{"With a monitor", []*command{searchCommand(), recallCommand(), reappraiseCommand(), reconcileCommand(), vendorCheckCommand()}},
 		{"Vendors", []*command{keygenCommand(), releaseCommand(), signCommand(), submitCommand(), recordHookCommand()}},
 		{"Anyone", []*command{logPolicyCommand(), versionCommand(), helpCommand()}},
 	}
