@@ -12,6 +12,9 @@ import (
 // basis says what every result rests on, and what none can prove. It is in every report.
 func (m *Meta) basis() Section {
 	s := Section{ID: "basis", Title: "What this rests on, and what it can’t prove"}
+	if m.Monitor != "" {
+		return m.monitored(s)
+	}
 	hardware := "Hardware: nobody has extracted the machine’s keys by physical attack (TEE.fail and its kin). Whoever has them can forge the hardware’s reports, and no report shows that. An appraisal policy can ask for machines that you know."
 	if !m.Root.IsIntel() {
 		hardware += " Here the hardware is simulated, and its keys are a test’s."
@@ -43,15 +46,27 @@ func (m *Meta) basis() Section {
 			items = append(items, "Time: "+operators(r.Time)+" can lie, and the proven time still holds.")
 		}
 	}
-	s.Sections = []Section{
-		{ID: "assumptions", Title: "Assumptions", Blocks: []Block{list(items...)}},
-		{ID: "limits", Title: "What no such record can prove", Blocks: []Block{list(
-			"Completeness: that no other record exists, such as a second end of the same session, or that a release was not withdrawn later. A monitor of the whole log can see that.",
-			"Erasure: a report of it is the word of measured code. Nothing can prove that data is gone.",
-			"Identity of a protected machine: hardware gives it none. That start and end are of the same one is the word of measured code.",
-			"Compromise: an outdated machine is not a breach, and an up-to-date one is no proof against one.",
-		)}},
-	}
+	s.Sections = []Section{{ID: "assumptions", Title: "Assumptions", Blocks: []Block{list(items...)}}, limits()}
+	return s
+}
+
+func limits() Section {
+	return Section{ID: "limits", Title: "What no such record can prove", Blocks: []Block{list(
+		"Completeness: that no other record exists, such as a second end of the same session, or that a release was not withdrawn later. A monitor of the whole log can see that.",
+		"Erasure: a report of it is the word of measured code. Nothing can prove that data is gone.",
+		"Identity of a protected machine: hardware gives it none. That start and end are of the same one is the word of measured code.",
+		"Compromise: an outdated machine is not a breach, and an up-to-date one is no proof against one.",
+	)}}
+}
+
+// monitored is the basis of a report that takes a monitor's word.
+func (m *Meta) monitored(s Section) Section {
+	s.Sections = []Section{{ID: "assumptions", Title: "Assumptions", Blocks: []Block{list(
+		"Monitor: "+clean(m.Monitor)+" verified every record, and says what it found. This report takes its word, and its policies: what it trusts is its operator’s choice. Whoever wants to trust nobody makes this report from the records’ files.",
+		"Hardware: nobody has extracted the machines’ keys by physical attack (TEE.fail and its kin). Whoever has them can forge the hardware’s reports, and no report shows that.",
+		"Software: what the monitor’s appraisal policy pins, or lets a vendor’s release key name, does what you think it does.",
+		"Witnesses: every set of them that satisfies the quorum of the monitor’s log policy has an honest one in it, whose clock is right.",
+	)}}, limits()}
 	return s
 }
 
@@ -84,6 +99,11 @@ const maxCommands = 50
 // repeat says how to get the same result.
 func (m *Meta) repeat() Section {
 	s := Section{ID: "repeat", Title: "Repeat the check"}
+	if m.Monitor != "" {
+		s.Blocks = append(s.Blocks, text("Each record’s own file has the evidence. The monitor gives it out, and anybody can check it, with policies of their own:"),
+			code("affidavit bundle --log "+shell("URL of the log")+" ENTRY\naffidavit report --log-policy FILE --appraisal-policy FILE --html FILE *.affidavit"))
+		return s
+	}
 	s.Blocks = append(s.Blocks, text("The check needs no network, no account, and nothing from the vendor or the log: only the file, your two policies and the tool. Everybody gets the same result, at any time."))
 	var b strings.Builder
 	t := &Table{Caption: "Files", Header: []string{"File", "Bytes", "SHA-256"}, Numeric: []bool{false, true, false}}
@@ -128,8 +148,8 @@ func (m *Meta) trusted() Section {
 	appraisal, logPolicy := string(m.Appraisal.YAML()), m.LogPolicy.String()
 	s.Blocks = append(s.Blocks,
 		text(fmt.Sprintf("Root of the hardware’s certificates: %s, SHA-256 %s.", name, hexed(fp[:]))),
-		text("Log policy, whose signatures make a record logged. SHA-256 of this text: "+digestOf(logPolicy)), code(lines(logPolicy)),
-		text("Appraisal policy, which records are good enough, without what it leaves at its strict default. SHA-256 of this text: "+digestOf(appraisal)), code(lines(appraisal)))
+		text("Log policy, whose signatures make a record logged. Long keys are cut here. SHA-256 of the whole text: "+digestOf(logPolicy)), code(lines(logPolicy)),
+		text("Appraisal policy, which records are good enough, without what it leaves at its strict default. SHA-256 of the whole text: "+digestOf(appraisal)), code(lines(appraisal)))
 	return s
 }
 
@@ -191,7 +211,9 @@ func (c *content) annex() Section {
 }
 
 // keyID names a key as signed notes do: by its name and the hash of its kind and bytes. The policies have it whole.
-func keyID(k *checkpoint.VerifierKey) string { return clean(fmt.Sprintf("%s+%08x", k.Name(), k.KeyID())) }
+func keyID(k *checkpoint.VerifierKey) string {
+	return clean(fmt.Sprintf("%s+%08x", k.Name(), k.KeyID()))
+}
 
 func dash(s string) string {
 	if s == "" {

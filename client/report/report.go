@@ -38,6 +38,7 @@ const (
 	Refused   Outcome = "refused"    // logged and genuine, but refused by the appraisal policy
 	NotProven Outcome = "not-proven" // not genuine, not logged, or damaged
 	Unread    Outcome = "unread"     // the file couldn't be read
+	Unjudged  Outcome = "unjudged"   // genuine, as a monitor says, which has no appraisal policy
 )
 
 // Word is the outcome for people.
@@ -49,6 +50,8 @@ func (o Outcome) Word() string {
 		return "Refused"
 	case NotProven:
 		return "Not proven"
+	case Unjudged:
+		return "Not judged"
 	}
 	return "Not read"
 }
@@ -211,9 +214,13 @@ type Meta struct {
 	Date time.Time // when the report is made; required
 	Tool string    // what makes it, such as "affidavit v1.2.0"; optional
 
-	LogPolicy *checkpoint.Policy // required
-	Appraisal *verifier.Policy   // required
-	Root      *tdx.Root          // required
+	LogPolicy *checkpoint.Policy // required, unless Monitor is set
+	Appraisal *verifier.Policy   // likewise
+	Root      *tdx.Root          // likewise
+
+	// Monitor is the URL of the monitor on whose word a report on a period rests, which then says so. It is empty if the
+	// records were checked where the report is made.
+	Monitor string
 
 	// Args are the command's arguments before the files that were checked, such as --log-policy and its file: what a
 	// reader types to check again. Optional.

@@ -50,11 +50,14 @@ func number(c rune) string { return fmt.Sprintf("[U+%04X]", c) }
 // all that change the direction of text, are none.
 func unprintable(c rune) bool { return c != ' ' && !unicode.IsPrint(c) || c == utf8.RuneError }
 
+// maxLine is how much is shown of a line of a policy. Only post-quantum keys are longer, of kilobytes that nobody reads.
+const maxLine = 240
+
 // lines is clean for text of several lines, such as a policy that the reader brought along.
 func lines(s string) string {
 	all := strings.Split(strings.TrimRight(s, "\n"), "\n")
 	for i := range all {
-		all[i] = clean(strings.ReplaceAll(all[i], "\t", "    "))
+		all[i] = cleanTo(strings.ReplaceAll(all[i], "\t", "    "), maxLine)
 	}
 	return strings.Join(all, "\n")
 }

@@ -61,60 +61,82 @@ physical attack.`,
 		},
 		minArgs: 1, maxArgs: many,
 		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
-			v := new(verification)
-			logPolicy := fs.String("log-policy", "", "`FILE` that says whose signatures make a record logged")
-			appraisalPolicy := fs.String("appraisal-policy", "", "`FILE` that says which records are good enough, in YAML")
-			root := rootFlag(fs)
-			collateral := fs.String("collateral", "", "`FILE` with the collateral of a lone .tlog-proof, in JSON")
-			fs.StringArrayVar(&v.disclosures, "disclosure", nil, "`FILE` with an action of the session, see \"affidavit disclose\"; can be given again")
-			fs.StringArrayVar(&v.contents, "content", nil, "`FILE` with a content of a disclosed action, see \"affidavit disclose --reveal\"; can be given again")
-			quorumNone := fs.Bool("allow-quorum-none", false, "accept a log policy without witnesses: no time is proven, and the log can show everybody another history")
+			trust := trustFlags(fs)
+			disclosures := fs.StringArray("disclosure", nil, "`FILE` with an action of the session, see \"affidavit disclose\"; can be given again")
+			contents := fs.StringArray("content", nil, "`FILE` with a content of a disclosed action, see \"affidavit disclose --reveal\"; can be given again")
 			asJSON := jsonFlag(fs)
 			return func(c *console, args []string) (int, error) {
-				v.asJSON = *asJSON
 				switch {
-				case len(v.contents) > 0 && len(v.disclosures) == 0:
+				case len(*contents) > 0 && len(*disclosures) == 0:
 					return 0, usagef("--content without --disclosure: of which action?")
-				case len(v.disclosures) > 0 && len(args) > 1:
+				case len(*disclosures) > 0 && len(args) > 1:
 					return 0, usagef("--disclosure goes with one file, and here are %d: which session's is it?", len(args))
 				}
-				if !fs.Changed("appraisal-policy") {
-					return 0, v.whatToPin(c, "missing flag --appraisal-policy: which code do you expect?", args)
-				}
-				if err := require(fs, "log-policy"); err != nil {
-					return 0, err
-				}
-				var err error
-				if v.logPolicy, err = readLogPolicy(c, *logPolicy); err != nil {
-					return 0, err
-				}
-				if v.appraisal, err = readAppraisalPolicy(c, *appraisalPolicy); err != nil {
-					return 0, err
-				}
-				if v.root, err = readRoot(c, *root); err != nil {
-					return 0, err
-				}
-				if *collateral != "" {
-					if v.collateral, err = c.read(*collateral); err != nil {
-						return 0, err
-					}
-				}
-				if !v.appraisal.NamesMeasurement() {
-					return 0, v.whatToPin(c, fmt.Sprintf("%s names no measurement and no release key: which code do you expect?", *appraisalPolicy), args)
-				}
-				v.checker, err = bundle.NewChecker(bundle.Options{
-					LogPolicy: v.logPolicy, Appraisal: v.appraisal, Root: v.root, AllowQuorumNone: *quorumNone,
-				})
-				if errors.Is(err, bundle.ErrQuorumNone) {
-					return 0, usagef("%s: %v; give --allow-quorum-none if that is good enough for you", *logPolicy, err)
-				}
+				v, err := trust.verification(c, fs, args)
 				if err != nil {
 					return 0, err
 				}
+				v.asJSON, v.disclosures, v.contents = *asJSON, *disclosures, *contents
 				return v.run(c, args)
 			}
 		},
 	}
+}
+
+// trust is what the flags say that a command trusts which judges files.
+type trust struct {
+	logPolicy, appraisalPolicy, root, collateral *string
+	quorumNone                                   *bool
+}
+
+func trustFlags(fs *pflag.FlagSet) trust {
+	return trust{
+		logPolicy:       fs.String("log-policy", "", "`FILE` that says whose signatures make a record logged"),
+		appraisalPolicy: fs.String("appraisal-policy", "", "`FILE` that says which records are good enough, in YAML"),
+		root:            rootFlag(fs),
+		collateral:      fs.String("collateral", "", "`FILE` with the collateral of a lone .tlog-proof, in JSON"),
+		quorumNone:      fs.Bool("allow-quorum-none", false, "accept a log policy without witnesses: no time is proven, and the log can show everybody another history"),
+	}
+}
+
+// verification reads what the flags of fs name. The files with the given names are those to be judged: what could be
+// pinned comes from them.
+func (t trust) verification(c *console, fs *pflag.FlagSet, names []string) (*verification, error) {
+	v := new(verification)
+	if !fs.Changed("appraisal-policy") {
+		return nil, v.whatToPin(c, "missing flag --appraisal-policy: which code do you expect?", names)
+	}
+	if err := require(fs, "log-policy"); err != nil {
+		return nil, err
+	}
+	var err error
+	if v.logPolicy, err = readLogPolicy(c, *t.logPolicy); err != nil {
+		return nil, err
+	}
+	if v.appraisal, err = readAppraisalPolicy(c, *t.appraisalPolicy); err != nil {
+		return nil, err
+	}
+	if v.root, err = readRoot(c, *t.root); err != nil {
+		return nil, err
+	}
+	if *t.collateral != "" {
+		if v.collateral, err = c.read(*t.collateral); err != nil {
+			return nil, err
+		}
+	}
+	if !v.appraisal.NamesMeasurement() {
+		return nil, v.whatToPin(c, fmt.Sprintf("%s names no measurement and no release key: which code do you expect?", *t.appraisalPolicy), names)
+	}
+	v.checker, err = bundle.NewChecker(bundle.Options{
+		LogPolicy: v.logPolicy, Appraisal: v.appraisal, Root: v.root, AllowQuorumNone: *t.quorumNone,
+	})
+	if errors.Is(err, bundle.ErrQuorumNone) {
+		return nil, usagef("%s: %v; give --allow-quorum-none if that is good enough for you", *t.logPolicy, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
 }
 
 // A verification is what the flags of verify ask for.
