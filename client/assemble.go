@@ -1,13 +1,16 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
 	"slices"
 	"strconv"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -24,6 +27,9 @@ import (
 // What cannot be judged without, such as the start of a session's final record, must be in the log. What only makes a
 // bundle say more is left out if the log doesn't have it: releases, model runs, and the time leaf that covers a record,
 // for which a bundle assembled a minute later will do.
+//
+// With appraisers in [Config], it waits for a checkpoint that they have cosigned; the error wraps ErrNotAppraised if there
+// is none in time.
 func (c *Client) AssembleBundle(ctx context.Context, index uint64) (*bundle.Bundle, error) {
 	p, err := c.Proof(ctx, index)
 	if err != nil {
@@ -229,19 +235,86 @@ func (a *assembler) components(ctx context.Context, leaf *record.CollateralLeaf)
 	return nil
 }
 
-// finish puts all leaves under one checkpoint.
-func (a *assembler) finish(ctx context.Context) (*bundle.Bundle, error) {
-	// An answer from a cache or another frontend can be older than what we have seen.
-	tree, err := a.c.Tree(ctx)
-	for pause := firstPoll; err == nil && tree.cp.Size < a.size; pause *= 2 {
-		if pause > maxPoll {
-			return nil, fmt.Errorf("the log's checkpoint of size %d is older than one of size %d that it has shown before", tree.cp.Size, a.size)
-		}
-		if err := a.c.sleep(ctx, pause); err != nil {
+// ErrNotAppraised is wrapped by the error of [Client.AssembleBundle] when no checkpoint of the log had the cosignatures of
+// all of [Config.Appraisers] in time. The appraisers may be behind, or refuse what the log holds.
+var ErrNotAppraised = errors.New("not cosigned by the required appraisers")
+
+const (
+	// appraisersWait is the default of Config.AppraisersWait. Logs publish, and appraisers verify, within seconds.
+	appraisersWait = time.Minute
+
+	// appraiserPoll is how often to look for an appraiser's cosignature. The checkpoint of a busy log changes every second,
+	// and has the cosignature for a part of that.
+	appraiserPoll = 250 * time.Millisecond
+)
+
+// tree returns the log as of a checkpoint that covers all that was seen, and that the appraisers have cosigned.
+func (a *assembler) tree(ctx context.Context) (*Tree, error) {
+	pause, waited := firstPoll, time.Duration(0)
+	for {
+		tree, err := a.c.Tree(ctx)
+		if err != nil {
 			return nil, err
 		}
-		tree, err = a.c.Tree(ctx)
+		if tree.cp.Size < a.size {
+			// An answer from a cache or another frontend can be older than what we have seen.
+			if pause > maxPoll {
+				return nil, fmt.Errorf("the log's checkpoint of size %d is older than one of size %d that it has shown before", tree.cp.Size, a.size)
+			}
+			if err := a.c.sleep(ctx, pause); err != nil {
+				return nil, err
+			}
+			pause *= 2
+			continue
+		}
+		missing, err := a.c.missingAppraisers(tree.note)
+		if err != nil {
+			return nil, fmt.Errorf("checkpoint: %w", err)
+		}
+		if missing == nil {
+			return tree, nil
+		}
+		if waited >= cmp.Or(a.c.cfg.AppraisersWait, appraisersWait) {
+			return nil, fmt.Errorf("checkpoint of size %d: %w: %s has not cosigned it", tree.cp.Size, ErrNotAppraised, missing.Name())
+		}
+		waited += appraiserPoll
+		if err := a.c.sleep(ctx, appraiserPoll); err != nil {
+			return nil, err
+		}
 	}
+}
+
+// missingAppraisers returns the first required key that hasn't cosigned a note, or nil. A cosignature by one of the keys
+// that doesn't verify is an error: nobody would accept the note.
+func (c *Client) missingAppraisers(note []byte) (*checkpoint.VerifierKey, error) {
+	if len(c.cfg.Appraisers) == 0 {
+		return nil, nil
+	}
+	n, err := checkpoint.ParseNote(note)
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range c.cfg.Appraisers {
+		signed := false
+		for _, sig := range n.Signatures {
+			if !key.Matches(sig) {
+				continue
+			}
+			if _, err := key.Verify(n.Text, sig); err != nil {
+				return nil, err
+			}
+			signed = true
+		}
+		if !signed {
+			return key, nil
+		}
+	}
+	return nil, nil
+}
+
+// finish puts all leaves under one checkpoint.
+func (a *assembler) finish(ctx context.Context) (*bundle.Bundle, error) {
+	tree, err := a.tree(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -30,6 +30,12 @@ type Config struct {
 	// LogPolicy says whose checkpoints to accept. If it is nil, checkpoints are not verified.
 	LogPolicy *checkpoint.Policy
 
+	// Appraisers are keys whose cosignatures the checkpoint of an assembled bundle must bear, such as those that an
+	// appraisal policy requires (verifier.Policy.Appraisers). They cosign what is published a moment later, so that
+	// assembling waits for them, for AppraisersWait at most, which defaults to a minute. The default is none.
+	Appraisers     []*checkpoint.VerifierKey
+	AppraisersWait time.Duration
+
 	// CacheDir is a directory for tiles and entry bundles, which never change. It is created when needed, can be
 	// shared by clients and processes, and can be deleted at any time. What is read from it is verified like what comes
 	// from the network. If it is empty, a bounded cache in memory is all there is.

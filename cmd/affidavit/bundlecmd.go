@@ -4,18 +4,20 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/spf13/pflag"
 
 	"github.com/affidavit-log/affidavit/client"
 	"github.com/affidavit-log/affidavit/client/bundle"
+	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
 func bundleCommand() *command {
 	return &command{
 		name:  "bundle",
-		usage: []string{"--log URL [--log-policy FILE] [--out FILE] INDEX|STATEMENT-DIGEST"},
+		usage: []string{"--log URL [--log-policy FILE] [--appraisal-policy FILE] [--out FILE] INDEX|STATEMENT-DIGEST"},
 		short: "fetch the .affidavit file of a logged record",
 		about: `Fetches a record and everything that it refers to from a log, with proofs under the
 newest checkpoint, and writes one .affidavit file. The record is named by its index in
@@ -23,7 +25,11 @@ the log, or by the SHA-256 digest of its statement in hexadecimal. Anyone may do
 no token is needed.
 
 A file fetched a minute or more after the record was logged also holds the checkpoint
-that proves by when it was logged.`,
+that proves by when it was logged.
+
+If the appraisal policy by which the file will be judged requires appraisers, give it
+with --appraisal-policy: they cosign what is published a little later, and the file is
+written once they have.`,
 		trusts: `With --log-policy, the keys that it lists. Without it nothing: the file is only as
 good as "affidavit verify" finds it to be.`,
 		examples: `  affidavit bundle --log https://log.example.org/2026 --out session.affidavit 73934
@@ -33,11 +39,14 @@ good as "affidavit verify" finds it to be.`,
 		exits: map[int]string{
 			exitGood:       "the file was written",
 			exitNotGenuine: "the log has no such record",
+			exitError:      "an error, such as appraisers that haven't cosigned in time; try again later",
 		},
 		minArgs: 1, maxArgs: 1,
 		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
 			url := logFlag(fs)
 			policy := fs.String("log-policy", "", "`FILE` that says whose signatures make a record logged")
+			appraisal := fs.String("appraisal-policy", "", "`FILE` whose appraisers must have cosigned the log's checkpoint")
+			wait := fs.Duration("wait", time.Minute, "`TIME` to wait for the appraisers at most")
 			out := fs.String("out", "", "`FILE` to write (default the argument with .affidavit)")
 			return func(c *console, args []string) (int, error) {
 				if err := require(fs, "log"); err != nil {
@@ -52,6 +61,23 @@ good as "affidavit verify" finds it to be.`,
 					if cfg.LogPolicy, err = readLogPolicy(c, *policy); err != nil {
 						return 0, err
 					}
+				}
+				if *wait <= 0 {
+					return 0, usagef("--wait %v: want a positive time", *wait)
+				}
+				if *appraisal != "" {
+					p, err := readAppraisalPolicy(c, *appraisal)
+					if err != nil {
+						return 0, err
+					}
+					for _, vkey := range p.Appraisers() {
+						key, err := checkpoint.ParseVKey(vkey)
+						if err != nil {
+							return 0, fmt.Errorf("%s: appraiser: %w", *appraisal, err)
+						}
+						cfg.Appraisers = append(cfg.Appraisers, key)
+					}
+					cfg.AppraisersWait = *wait
 				}
 				l, err := client.New(*url, cfg)
 				if err != nil {

@@ -28,6 +28,7 @@ import (
 	"github.com/affidavit-log/affidavit/client/bundle/bundletest"
 	"github.com/affidavit-log/affidavit/client/session"
 	"github.com/affidavit-log/affidavit/client/session/quote"
+	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/verifier/tdx"
 	"github.com/affidavit-log/affidavit/verifier/tdx/tdxsim"
@@ -39,7 +40,8 @@ type fixtures struct {
 	all map[string][]byte
 	env map[string]string // digests and the like, for scripts' patterns
 
-	session *bundletest.Session // the one in the files
+	session   *bundletest.Session    // the one in the files
+	appraiser *checkpoint.SigningKey // cosigns what is below /appraised
 }
 
 // witnessed describes the log of the fixtures: three witnesses, two needed.
@@ -63,6 +65,8 @@ func newFixtures(t testing.TB) *fixtures {
 	f.all["session.affidavit"] = must(s.Bundle().Bytes())
 	f.all["log.policy"] = []byte(s.Policy().String())
 	f.all["ours.yaml"] = s.Appraisal().YAML()
+	f.appraiser = bundletest.Key(t, checkpoint.CosignatureEd25519, "monitor.example/appraiser")
+	f.all["appraised.yaml"] = s.Appraisal("appraisers:\n  - " + f.appraiser.VKey()).YAML()
 	f.all["vendor.yaml"] = s.Appraisal("profiles: [vendor-signed/v1]", "time:", "  allow-unproven: true").YAML()
 	f.all["root.der"] = s.PKI.Root()
 	f.all["root.pem"] = s.PKI.RootPEM()
@@ -291,11 +295,12 @@ func entryIn(t testing.TB, leaf []byte) *record.Entry {
 }
 
 // serve runs a log that holds the session of the fixtures, and takes what it is
-// given without judging it. Paths below /busy answer 503 twice first, and those
-// below /down always answer 500.
+// given without judging it. Paths below /busy answer 503 twice first, those below
+// /down always answer 500, and /appraised/checkpoint has an appraiser's
+// cosignature when it is asked for a second time.
 func (f *fixtures) serve() *httptest.Server {
 	log := vendorsOnly(f.session.Handler())
-	var busy atomic.Int32
+	var busy, appraised atomic.Int32
 	mux := http.NewServeMux()
 	mux.Handle("/", log)
 	mux.Handle("/busy/", http.StripPrefix("/busy", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -305,6 +310,20 @@ func (f *fixtures) serve() *httptest.Server {
 			return
 		}
 		log.ServeHTTP(w, r)
+	})))
+	mux.Handle("/appraised/", http.StripPrefix("/appraised", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		log.ServeHTTP(w, r)
+		if r.URL.Path == "/checkpoint" && appraised.Add(1) > 1 {
+			n, err := checkpoint.ParseNote(f.session.Published())
+			if err != nil {
+				panic(err)
+			}
+			line, err := f.appraiser.Sign(n.Text, f.session.Now)
+			if err != nil {
+				panic(err)
+			}
+			w.Write(line)
+		}
 	})))
 	mux.HandleFunc("/down/", func(w http.ResponseWriter, r *http.Request) {
 		bundletest.Problem(w, http.StatusInternalServerError, "internal", map[string]any{"detail": "the disk is full"})
