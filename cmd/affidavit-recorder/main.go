@@ -26,6 +26,7 @@ import (
 	"github.com/affidavit-log/affidavit/client/session/inference"
 	"github.com/affidavit-log/affidavit/client/session/otlp"
 	"github.com/affidavit-log/affidavit/client/session/recorder"
+	"github.com/affidavit-log/affidavit/cmd/internal/version"
 )
 
 const usage = `affidavit-recorder records agents' sessions in a trust domain, and has them logged.
@@ -71,9 +72,9 @@ const (
 	readTimeout = 30 * time.Second
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
-func run(args []string, stderr io.Writer) int {
+func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(stderr, nil))
@@ -82,7 +83,11 @@ func run(args []string, stderr io.Writer) int {
 	f.Usage = func() { fmt.Fprint(stderr, usage, f.FlagUsages()) }
 	config := f.String("config", "", "configuration `FILE`, YAML")
 	check := f.Bool("check", false, "check the configuration and get a quote, but serve nothing")
+	showVersion := f.Bool("version", false, "print what this command was built from, and end")
 	if err := f.Parse(args); errors.Is(err, pflag.ErrHelp) {
+		return 0
+	} else if err == nil && *showVersion {
+		fmt.Fprintln(stdout, version.Line("affidavit-recorder"))
 		return 0
 	} else if err == nil && (*config == "" || f.NArg() > 0) {
 		err = errors.New("want --config, and no other arguments")

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -235,13 +236,17 @@ func TestUsage(t *testing.T) {
 	}{
 		{[]string{"--help"}, 0, "OTEL_EXPORTER_OTLP_ENDPOINT"},
 		{nil, 64, "--config"},
+		{[]string{"--version"}, 0, ""},
 		{[]string{"--nonsense"}, 64, "nonsense"},
 		{[]string{"--config", "x", "y"}, 64, "no other arguments"},
 		{[]string{"--config", "/nonexistent"}, 1, "no such file"},
 	} {
-		var stderr bytes.Buffer
-		if status := run(tt.args, &stderr); status != tt.status || !strings.Contains(stderr.String(), tt.says) {
+		var stdout, stderr bytes.Buffer
+		if status := run(tt.args, &stdout, &stderr); status != tt.status || !strings.Contains(stderr.String(), tt.says) {
 			t.Errorf("%v: status %d: %s", tt.args, status, &stderr)
+		}
+		if got := strings.HasPrefix(stdout.String(), "affidavit-recorder "); got != slices.Contains(tt.args, "--version") {
+			t.Errorf("%v prints %q", tt.args, &stdout)
 		}
 	}
 }
