@@ -18,6 +18,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/pflag"
+
+	"github.com/affidavit-log/affidavit/client/webui/verifypage"
 )
 
 func TestMain(m *testing.M) {
@@ -27,6 +29,8 @@ func TestMain(m *testing.M) {
 		"affidavit-then": func() {
 			os.Exit(mainAt(func() time.Time { return time.Date(2026, 11, 24, 7, 5, 0, 0, time.UTC) }))
 		},
+		"affidavit-page":    withModule(standInModule()),
+		"affidavit-no-page": withModule(nil, verifypage.ErrNoModule),
 	})
 }
 

@@ -18,6 +18,8 @@ import (
 	"io"
 	"io/fs"
 	"strings"
+	"sync"
+	"unicode/utf8"
 
 	"github.com/affidavit-log/affidavit/client/bundle"
 )
@@ -36,6 +38,9 @@ const (
 
 // ErrNoModule says that a program was built without the module, which isn't in the repository.
 var ErrNoModule = errors.New(`this program was built without the page's WebAssembly module: build it with "make build", which makes the module first`)
+
+// ErrNotText says that a rule can't be put into a page unchanged.
+var ErrNotText = errors.New("not plain text: want UTF-8, with line feeds alone (and no carriage returns) between lines")
 
 // module has the files of a Module if they were there when the program was built, see module/README.md.
 //
@@ -82,7 +87,8 @@ func (m *Module) Sum() ([32]byte, error) {
 type Options struct {
 	Module *Module // required
 
-	// The rules that readers find in the page, and can replace. All may be empty, and aren't checked here.
+	// The rules that readers find in the page, and can replace. All may be empty. They must be text, in UTF-8, with line
+	// feeds alone between lines, since HTML keeps nothing else; they are not checked otherwise.
 	LogPolicy       string // c2sp.org/tlog-policy text
 	AppraisalPolicy string // YAML
 	Root            string // certificate in PEM; without it, the page trusts Intel's
@@ -100,13 +106,19 @@ var pageCSS string
 //go:embed page.js
 var pageJS string
 
-var page = template.Must(template.New("page").Parse(pageHTML))
+// page is parsed when it is needed: a command that has this package in it starts sooner.
+var page = sync.OnceValue(func() *template.Template { return template.Must(template.New("page").Parse(pageHTML)) })
 
 // Page returns the page. The same options always give the same bytes.
 func Page(o Options) ([]byte, error) {
 	sum, err := o.Module.Sum()
 	if err != nil {
 		return nil, err
+	}
+	for _, s := range []string{o.LogPolicy, o.AppraisalPolicy, o.Root} {
+		if !utf8.ValidString(s) || strings.ContainsAny(s, "\r\x00") {
+			return nil, ErrNotText
+		}
 	}
 	data := struct {
 		Policy       string // Content-Security-Policy
@@ -135,7 +147,7 @@ func Page(o Options) ([]byte, error) {
 	data.Policy = fmt.Sprintf("default-src 'none'; script-src %s %s 'wasm-unsafe-eval'; style-src %s; base-uri 'none'; form-action 'none'",
 		pin(string(data.Exec)), pin(pageJS), pin(pageCSS))
 	var b bytes.Buffer
-	if err := page.Execute(&b, data); err != nil {
+	if err := page().Execute(&b, data); err != nil {
 		return nil, err
 	}
 	return b.Bytes(), nil
