@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // A Cursor says what an export has got out for good, so that the next run goes on
@@ -131,8 +132,10 @@ func syncDir(dir string) error {
 
 // A Seen is a set of what was exported. In memory a member takes about 24 bytes. It
 // may have a file, to which new members are appended, and which is good for as many
-// as the cursor says.
+// as the cursor says. It can be used concurrently.
 type Seen struct {
+	mu sync.Mutex // guards everything below
+
 	table []seenKey // open addressing; a power of two, at most three quarters full
 	used  uint64
 	zero  bool // whether the zero key is in it
@@ -232,6 +235,8 @@ func (s *Seen) has(k seenKey) bool {
 // Add adds what, of some kind, and reports whether it is new.
 func (s *Seen) Add(kind, what string) bool {
 	k := keyOf(kind, what)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if !s.insert(k) {
 		return false
 	}
@@ -242,11 +247,25 @@ func (s *Seen) Add(kind, what string) bool {
 }
 
 // Has reports whether what, of some kind, is in the set.
-func (s *Seen) Has(kind, what string) bool { return s.has(keyOf(kind, what)) }
+func (s *Seen) Has(kind, what string) bool {
+	k := keyOf(kind, what)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.has(k)
+}
+
+// Empty reports whether nothing is in the set.
+func (s *Seen) Empty() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.used == 0 && !s.zero
+}
 
 // Sync makes all members durable, and returns how many the file has, which the
 // cursor needs.
 func (s *Seen) Sync() (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.f == nil {
 		return 0, nil
 	}

@@ -25,7 +25,7 @@ type Item struct {
 
 // An Exporter turns items into lines, and gives them to an output.
 type Exporter struct {
-	Format  Format // not FormatOSCAL
+	Format  Format // FormatOSCAL has no lines, and leaves everything to Each
 	OCSF    OCSF
 	Syslog  Syslog
 	SVR     SVR
@@ -38,8 +38,9 @@ type Exporter struct {
 	// have.
 	Seen *Seen
 
-	// Each is called with each record that goes out, in order, if it is not nil.
-	Each func(*Record)
+	// Each is called with each record or finding in order, once its lines are written,
+	// if it is not nil. An error ends the export.
+	Each func(*Record, *Finding) error
 }
 
 const (
@@ -178,8 +179,10 @@ func (x *Exporter) Run(ctx context.Context, src iter.Seq2[*Item, error], out Out
 				x.Seen.Add("file", item.File)
 			}
 			cur.Records, cur.Findings = max(cur.Records, item.Records), max(cur.Findings, item.Findings)
-			if r := c.records[i]; r != nil && x.Each != nil {
-				x.Each(r)
+			if r := c.records[i]; x.Each != nil && (r != nil || item.Finding != nil) {
+				if err := x.Each(r, item.Finding); err != nil {
+					return err
+				}
 			}
 		}
 		if c.err != nil {
@@ -195,10 +198,15 @@ func (x *Exporter) Run(ctx context.Context, src iter.Seq2[*Item, error], out Out
 			if err := commit(); err != nil {
 				return err
 			}
+			if w, ok := out.(interface{ WaitRoom(context.Context) error }); ok {
+				if err := w.WaitRoom(ctx); err != nil {
+					return err
+				}
+			}
 		}
 	}
-	if err := ctx.Err(); err != nil {
-		return err
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	return commit()
 }

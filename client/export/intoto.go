@@ -53,7 +53,7 @@ var properties = []struct{ name, claim string }{
 
 // Append appends the verification result of a record, in one line without its end:
 // the statement or, if there is a key, its DSSE envelope. Its subject is the digest
-// of the statement that the record logs, and a session's or an image's if it has one.
+// of the statement that the record logs.
 func (s *SVR) Append(b []byte, r *Record) ([]byte, error) {
 	if r.Statement == "" || r.Verdict == VerdictNotProven {
 		return b, ErrNoSubject
@@ -77,24 +77,12 @@ func (s *SVR) Append(b []byte, r *Record) ([]byte, error) {
 
 func (s *SVR) statement(b []byte, r *Record) []byte {
 	e := &encoder{b: b, limit: maxText}
-	subject := func(name, digest string) {
-		if digest == "" {
-			return
-		}
-		e.comma()
-		e.open('{')
-		e.str("name", name)
-		e.raw(`,"digest":{`)
-		e.str("sha256", digest)
-		e.raw("}}")
-	}
 	e.open('{')
 	e.lit("_type", "https://in-toto.io/Statement/v1")
-	e.array("subject")
-	subject("statement", r.Statement)
-	subject("leaf", r.UID)
-	subject(orString(r.ReleaseName, "release"), r.Release)
-	e.close(']')
+	// The image isn't a subject: what was verified is one run of it.
+	e.raw(`,"subject":[{"name":"statement","digest":{`)
+	e.str("sha256", r.Statement)
+	e.raw("}}]")
 	e.lit("predicateType", PredicateSVR)
 	e.object("predicate")
 	e.object("verifier")
@@ -108,7 +96,7 @@ func (s *SVR) statement(b []byte, r *Record) []byte {
 		e.str("monitor", r.VerifiedBy)
 	}
 	e.close('}')
-	e.stamp("timeCreated", s.At)
+	e.stamp("timeCreated", s.At.Truncate(time.Second))
 	e.array("properties")
 	property := func(name string) {
 		e.comma()
@@ -134,6 +122,7 @@ func (s *SVR) statement(b []byte, r *Record) []byte {
 	e.object("affidavit")
 	e.str("log", r.Log)
 	e.num("index", r.Index)
+	e.str("leaf", r.UID)
 	e.lit("verdict", string(r.Verdict))
 	e.raw("}}}")
 	return e.b

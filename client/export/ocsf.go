@@ -52,12 +52,12 @@ type OCSF struct {
 	MaxEvent int
 }
 
-// MinEvent is the smallest MaxEvent that makes sense: every shortened event fits, which
-// has a check for each row of checks, few refusals, and about 40 texts of up to
-// shortText bytes. That is the length of a digest, since half an identifier would be
-// another one.
+// MinEvent is the smallest MaxEvent that makes sense: with the header of a syslog message
+// it is 8 KiB, where many receivers cut. Every shortened event fits, which has a check
+// for each row of checks, few refusals, and about 40 texts of up to shortText bytes.
+// That is the length of a digest, since half an identifier would be another one.
 const (
-	MinEvent  = 8 << 10
+	MinEvent  = 8<<10 - 256
 	shortText = 64
 )
 

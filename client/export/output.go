@@ -223,7 +223,7 @@ func (o *FileOutput) recover(name string, from int64) error {
 func (o *FileOutput) Write(lines []Line) error {
 	end := o.format.end()
 	for _, l := range lines {
-		if o.there.used > 0 && o.there.Has("line", l.UID) {
+		if !o.there.Empty() && o.there.Has("line", l.UID) {
 			continue
 		}
 		if _, err := o.w.Write(l.Data); err != nil {

@@ -2,6 +2,7 @@ package export
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -66,7 +67,7 @@ type Place struct {
 
 // QueueOptions bounds a queue.
 type QueueOptions struct {
-	// Limit is the number of bytes on disk at which Commit waits for the receiver; 1 GiB
+	// Limit is the number of bytes on disk at which WaitRoom waits for the receiver; 1 GiB
 	// if it is zero. What isn't in the queue yet, the source still has.
 	Limit int64
 
@@ -357,6 +358,21 @@ func (q *Queue) Backlog() (bytes int64, full bool) {
 		}
 	}
 	return bytes, bytes > q.limit
+}
+
+// WaitRoom waits until the queue is within its limit.
+func (q *Queue) WaitRoom(ctx context.Context) error {
+	for {
+		changed := q.Changed()
+		if _, full := q.Backlog(); !full {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // Commit implements Output: the lines and the cursor are durable together.

@@ -32,7 +32,7 @@ const (
 // because the help command itself reads it.
 func groups() []group {
 	return []group{
-		{"Auditors and customers", []*command{verifyCommand(), reportCommand(), inspectCommand(), appraiseCommand(), bundleCommand(), gateCommand(), discloseCommand()}},
+		{"Auditors and customers", []*command{verifyCommand(), reportCommand(), exportCommand(), inspectCommand(), appraiseCommand(), bundleCommand(), gateCommand(), discloseCommand()}},
 		{"With a monitor", []*command{searchCommand(), recallCommand(), reappraiseCommand(), reconcileCommand(), vendorCheckCommand()}},
 		{"Vendors", []*command{keygenCommand(), releaseCommand(), signCommand(), submitCommand(), recordHookCommand()}},
 		{"Anyone", []*command{logPolicyCommand(), verifyPageCommand(), versionCommand(), helpCommand()}},
