@@ -128,6 +128,7 @@ type request struct {
 	contentType string
 	accept      string
 	limit       int  // of the answer's body in bytes, decompressed
+	cut         bool // a longer body is cut off at the limit and one byte, and no error
 	auth        bool // with the token, and no redirects
 }
 
@@ -208,6 +209,9 @@ func (c *Client) once(ctx context.Context, r request) (*response, error) {
 		limit = maxProblem
 	}
 	body, err := readBody(resp, limit)
+	if good && r.cut && errors.Is(err, errTooLarge) {
+		err = nil
+	}
 	if err != nil {
 		if !good {
 			// The status says more than what is wrong with the explanation.
@@ -222,7 +226,7 @@ func (c *Client) once(ctx context.Context, r request) (*response, error) {
 }
 
 // readBody returns the whole body, decompressed. It is no longer than limit, which is checked on what comes out, so
-// that a small body cannot grow without bounds.
+// that a small body cannot grow without bounds; of a longer one the beginning is returned beside the error.
 func readBody(resp *http.Response, limit int) ([]byte, error) {
 	var r io.Reader = resp.Body
 	switch e := resp.Header.Get("Content-Encoding"); e {
@@ -241,7 +245,7 @@ func readBody(resp *http.Response, limit int) ([]byte, error) {
 		return nil, err
 	}
 	if len(b) > limit {
-		return nil, fmt.Errorf("%w: more than %d bytes", errTooLarge, limit)
+		return b, fmt.Errorf("%w: more than %d bytes", errTooLarge, limit)
 	}
 	return b, nil
 }

@@ -2,12 +2,15 @@ package client
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"os"
 
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/affidavit-log/affidavit/log/checkpoint"
+	"github.com/affidavit-log/affidavit/log/record"
 )
 
 // The methods in this file return what the log serves as it serves it, for those who audit the log: nothing is verified,
@@ -26,24 +29,62 @@ func (c *Client) RawCheckpoint(ctx context.Context) ([]byte, error) {
 	return resp.body, nil
 }
 
-// RawEntries returns what the log serves as its n-th entry bundle, of width entries, 1 to [TileWidth], and its path. It
-// can be the full bundle when a partial one is asked for: logs "MAY delete any partial tile once the corresponding full
-// tile is available" (c2sp.org/tlog-tiles).
-func (c *Client) RawEntries(ctx context.Context, n uint64, width int) (b []byte, path string, err error) {
-	// A byte more than the largest bundle, so that what is larger is seen and not refused.
+// RawEntries returns what the log serves as its n-th entry bundle, of width entries, 1 to [TileWidth]. If the log has
+// only the full bundle by now, it is that: logs "MAY delete any partial tile once the corresponding full tile is
+// available" (c2sp.org/tlog-tiles). What is larger than any bundle can be is cut off, a byte too late.
+func (c *Client) RawEntries(ctx context.Context, n uint64, width int) (Raw, error) {
 	return c.raw(ctx, tlog.Tile{H: tileHeight, L: -1, N: int64(n), W: width}, maxEntryBundle+1)
 }
 
-// RawTile returns what the log serves as the n-th tile of a level, of width hashes, 1 to [TileWidth], and its path. It
-// can be the full tile when a partial one is asked for.
-func (c *Client) RawTile(ctx context.Context, level int, n uint64, width int) (b []byte, path string, err error) {
+// RawTile returns what the log serves as the n-th tile of a level, of width hashes, 1 to [TileWidth], or as the full
+// tile.
+func (c *Client) RawTile(ctx context.Context, level int, n uint64, width int) (Raw, error) {
 	return c.raw(ctx, tlog.Tile{H: tileHeight, L: level, N: int64(n), W: width}, tileWidth*tlog.HashSize+1)
 }
 
-func (c *Client) raw(ctx context.Context, tile tlog.Tile, limit int) ([]byte, string, error) {
-	t := &Tree{c: c}
-	b, err := t.fetchTile(ctx, tile, limit)
-	return b, tilePath(tile), err
+// Raw is what a log has answered.
+type Raw struct {
+	Body  []byte
+	Path  string // what was asked, below the log's URL
+	Width int    // of the tile or bundle that this should be: the one asked for, or 256
+}
+
+func (c *Client) raw(ctx context.Context, tile tlog.Tile, limit int) (Raw, error) {
+	get := func() ([]byte, error) {
+		resp, err := c.do(ctx, request{method: http.MethodGet, url: c.at(tilePath(tile)), limit: limit, cut: true})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", tilePath(tile), err)
+		}
+		return resp.body, nil
+	}
+	b, err := get()
+	if isNotFound(err) && tile.W < tileWidth {
+		partial := tile
+		tile.W = tileWidth
+		if b2, err2 := get(); err2 == nil || !isNotFound(err2) {
+			b, err = b2, err2
+		} else {
+			tile = partial
+		}
+	}
+	return Raw{b, tilePath(tile), tile.W}, err
+}
+
+// RawBlob returns what the log serves as the component of collateral with the given SHA-256.
+func (c *Client) RawBlob(ctx context.Context, digest record.Digest) (Raw, error) {
+	path := "blob/" + hexString(digest)
+	resp, err := c.do(ctx, request{method: http.MethodGet, url: c.at(path), limit: maxBlob, cut: true})
+	if err != nil {
+		return Raw{Path: path}, err
+	}
+	return Raw{Body: resp.body, Path: path}, nil
+}
+
+// Refused reports whether err is the log's own answer that it won't give what was asked for: a client error other than
+// an overload, so that asking again soon would give the same.
+func Refused(err error) bool {
+	var p *Problem
+	return errors.As(err, &p) && p.Status >= 400 && p.Status < 500 && p.Status != http.StatusTooManyRequests && p.Status != http.StatusRequestTimeout
 }
 
 // SplitEntries returns all entries in an entry bundle: "sequences of big-endian uint16 length-prefixed log entries"
@@ -66,3 +107,7 @@ func DirTransport(dir string) http.RoundTripper {
 	return http.NewFileTransportFS(os.DirFS(dir))
 }
 
+// EntriesPath returns the path of an entry bundle below the log's URL.
+func EntriesPath(n uint64, width int) string {
+	return tilePath(tlog.Tile{H: tileHeight, L: -1, N: int64(n), W: width})
+}
