@@ -14,6 +14,7 @@ package mirror
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -367,20 +368,76 @@ func (m *Mirror) copyBundle(ctx context.Context, n uint64, w int) error {
 	if err != nil {
 		return err
 	}
-	b, name, err := m.cfg.Log.RawEntries(ctx, n, w)
+	name := tilePath(tlog.Tile{H: tileHeight, L: -1, N: int64(n), W: w})
+	if b, err := m.store.read(name); err == nil {
+		if entries, err := proven(b, n, hashes); err == nil && size(entries) == len(b) {
+			if err := m.copyBlobsOf(ctx, entries); err != nil {
+				return err
+			}
+			return m.store.keep(name)
+		}
+	}
+	raw, err := m.cfg.Log.RawEntries(ctx, n, w)
 	if err != nil {
 		return err
 	}
+	entries, err := proven(raw.Body, n, hashes)
+	if err != nil {
+		return fmt.Errorf("%s: %w", raw.Path, err)
+	}
+	if err := m.copyBlobsOf(ctx, entries); err != nil {
+		return err
+	}
+	return m.store.write(name, raw.Body[:size(entries)])
+}
+
+// proven returns the entries in the n-th bundle that have the given hashes. It is an error if there are fewer, or others.
+func proven(b []byte, n uint64, hashes []byte) ([][]byte, error) {
+	w := len(hashes) / tlog.HashSize
 	entries, _ := client.SplitEntries(b)
 	if len(entries) < w {
-		return fmt.Errorf("%s: %d entries, want %d", name, len(entries), w)
+		return nil, fmt.Errorf("%d entries, want %d", len(entries), w)
 	}
-	size := 0
 	for i, e := range entries[:w] {
 		if record.LeafHash(e) != [32]byte(hashes[i*tlog.HashSize:]) {
-			return fmt.Errorf("%s: entry %d isn't the one that was audited", name, n*tileWidth+uint64(i))
+			return nil, fmt.Errorf("entry %d isn't the one that was audited", n*tileWidth+uint64(i))
 		}
-		size += 2 + len(e)
+	}
+	return entries[:w], nil
+}
+
+// size returns the size of a bundle with these entries.
+func size(entries [][]byte) (n int) {
+	for _, e := range entries {
+		n += 2 + len(e)
+	}
+	return n
+}
+
+// Offer takes an entry bundle, or the beginning of one, that the monitor has just read, so that the log needn't be asked
+// for it again. It is looked at again when it is needed, and may be wrong. Offer can be called concurrently with
+// everything.
+func (m *Mirror) Offer(n uint64, entries [][]byte) {
+	name := tilePath(tlog.Tile{H: tileHeight, L: -1, N: int64(n), W: len(entries)})
+	if h := m.served.Load(); len(entries) == 0 || h != nil && n*tileWidth+uint64(len(entries)) <= h.Size {
+		return // what is served isn't touched
+	}
+	if has, err := m.store.has(name); err != nil || has {
+		return // it may be durable already, and a draft isn't
+	}
+	b := make([]byte, 0, size(entries))
+	for _, e := range entries {
+		b = binary.BigEndian.AppendUint16(b, uint16(len(e)))
+		b = append(b, e...)
+	}
+	if err := m.store.draft(name, b); err != nil {
+		m.cfg.Logger.Debug("mirror: a bundle will be read again", "err", err)
+	}
+}
+
+// copyBlobsOf stores the components of the sets among entries.
+func (m *Mirror) copyBlobsOf(ctx context.Context, entries [][]byte) error {
+	for _, e := range entries {
 		// Others need no parsing.
 		if len(e) < 2 || e[1] != byte(record.LeafCollateral) {
 			continue
@@ -393,7 +450,7 @@ func (m *Mirror) copyBundle(ctx context.Context, n uint64, w int) error {
 			}
 		}
 	}
-	return m.store.write(tilePath(tlog.Tile{H: tileHeight, L: -1, N: int64(n), W: w}), b[:size])
+	return nil
 }
 
 func blobPath(digest string) string { return "blob/" + digest }

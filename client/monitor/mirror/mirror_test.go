@@ -568,6 +568,48 @@ func TestResume(t *testing.T) {
 	r.check(t)
 }
 
+// TestOffer: what the monitor has read isn't read again, unless it is damaged; and what is served can't be replaced.
+func TestOffer(t *testing.T) {
+	r := newRig(t)
+	entries := func(from, to uint64) (es [][]byte) {
+		for i := from; i < to; i++ {
+			es = append(es, r.w.Leaf(i))
+		}
+		return es
+	}
+	fill(r.w, 600)
+	r.publish(t)
+	r.m.Offer(0, entries(0, 256))
+	r.m.Offer(1, entries(256, 512))
+	r.m.Offer(2, entries(512, 600))
+	r.m.Offer(2, nil)
+	before := r.requests.Load()
+	r.update(t)
+	if n := r.requests.Load() - before; n != 0 {
+		t.Errorf("%d requests for what was offered", n)
+	}
+	r.check(t)
+
+	fill(r.w, 1300)
+	r.publish(t)
+	r.m.Offer(0, [][]byte{[]byte("something else")})
+	r.m.Offer(2, entries(512, 600)[:87])
+	r.m.Offer(3, entries(767, 1023))
+	r.m.Offer(4, entries(1024, 1280))
+	if err := os.WriteFile(r.m.store.path("tile/entries/004"), []byte("torn"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r.open(t) // after a crash
+	before = r.requests.Load()
+	r.update(t)
+	if n := r.requests.Load() - before; n != 4 {
+		t.Errorf("%d requests, want 4", n)
+	}
+	if got := r.check(t); got != 1300 {
+		t.Errorf("serves %d", got)
+	}
+}
+
 // TestHTTP has what tlog-tiles asks of a log's answers.
 func TestHTTP(t *testing.T) {
 	r := newRig(t)

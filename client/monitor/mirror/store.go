@@ -56,7 +56,32 @@ func (s *store) has(name string) (bool, error) {
 }
 
 // write makes or replaces a file. After an error it has its old bytes or the new ones.
-func (s *store) write(name string, data []byte) (err error) {
+func (s *store) write(name string, data []byte) error { return s.put(name, data, true) }
+
+// draft is write of what needn't survive a loss of power, after which the file can hold anything. See keep.
+func (s *store) draft(name string, data []byte) error { return s.put(name, data, false) }
+
+// keep makes a draft as durable as what is written.
+func (s *store) keep(name string) error {
+	f, err := os.Open(s.path(name))
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("syncing %s: %w", name, err)
+	}
+	// The folder may have been made by an earlier process, which didn't come to sync it.
+	for dir := filepath.Dir(s.path(name)); len(dir) >= len(s.dir); dir = filepath.Dir(dir) {
+		s.mark(dir)
+	}
+	return nil
+}
+
+func (s *store) put(name string, data []byte, sync bool) (err error) {
 	dst := s.path(name)
 	if err := s.mkdir(filepath.Dir(dst)); err != nil {
 		return err
@@ -74,7 +99,7 @@ func (s *store) write(name string, data []byte) (err error) {
 	if err == nil {
 		err = f.Chmod(0o644) // of what is public
 	}
-	if err == nil {
+	if err == nil && sync {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {
