@@ -240,6 +240,9 @@ func (m *Monitor) fetch(ctx context.Context, target seenCheckpoint, to chan<- []
 			send()
 			return a.err
 		}
+		if m.cfg.OnBundle != nil {
+			m.cfg.OnBundle(a.b.n, a.b.leaves)
+		}
 		if a.b.tile != nil {
 			select {
 			case swapped <- a.b.tile:

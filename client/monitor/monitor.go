@@ -95,6 +95,11 @@ type Config struct {
 	// HTTPClient asks the witnesses. It defaults to one with short timeouts.
 	HTTPClient *http.Client
 
+	// OnBundle, if it is set, is told each entry bundle that was read, or the beginning of the last one, once it is proven to
+	// be in the log's tree, and before it is audited. Calls are made one after another, and hold up the audit; entries must
+	// not be modified. A mirror keeps them.
+	OnBundle func(n uint64, entries [][]byte)
+
 	// Now is the monitor's clock. It defaults to time.Now.
 	Now func() time.Time
 
@@ -321,7 +326,8 @@ func (m *Monitor) Close() error {
 	return err
 }
 
-// Run polls the log until ctx is done or the monitor is closed. What goes wrong is logged, and tried again.
+// Run polls the log until ctx is done or the monitor is closed. What goes wrong is logged, and tried again, except with
+// the database: then Run returns an error, and the monitor has to be opened again.
 func (m *Monitor) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -342,10 +348,20 @@ func (m *Monitor) Run(ctx context.Context) error {
 		case <-t.C:
 		}
 		if err := m.Step(ctx); err != nil && ctx.Err() == nil {
+			if m.broken() {
+				return err
+			}
 			m.cfg.Logger.Warn("poll", "log", m.cfg.Origin, "err", err)
 		}
 		t.Reset(m.cfg.Interval)
 	}
+}
+
+// broken reports whether a write has failed.
+func (m *Monitor) broken() bool {
+	m.stepping.Lock()
+	defer m.stepping.Unlock()
+	return m.failed != nil
 }
 
 // Poll asks Run for a poll now.
