@@ -120,7 +120,7 @@ func (c *Checker) Check(rules Rules, files []File) *Reply {
 
 // JSON returns r for the page.
 func (r *Reply) JSON() []byte {
-	b, err := json.Marshal(r, jsontext.AllowInvalidUTF8(true))
+	b, err := json.Marshal(r, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
 	if err != nil {
 		panic(err) // there are only strings and numbers in it
 	}
