@@ -20,24 +20,24 @@ const (
 	prefixRecord = 'R' // index → encodeRecord
 	prefixKey    = 'k' // kind, 8 bytes of the value's hash, index → nothing: the value is in the record
 	prefixCover  = 'V' // size of a checkpoint in a time leaf → index of the leaf, time: see indexer.timeLeaf
-	prefixClass  = 'E' // evidence class → a quote of the class
-	prefixFamily = 'F' // FMSPC, certificate authority → nothing
-	prefixDay    = 'D' // day of admission, by the log's word → lowest and highest index
+	prefixClass  = 'E' // evidence class → family, and a quote of the class
+	prefixFamily = 'F' // family: FMSPC, "/", certificate authority → nothing
+	prefixHour   = 'D' // hour of admission, by the log's word → lowest and highest index
+	prefixCount  = 'N' // → the number of genuine records with evidence of hardware
 )
 
 // Kinds of keys: what records and other leaves are found by.
 const (
-	keySession   = 's'
-	keyStatement = 'd'
-	keyStart     = 'b' // statement digest of the start that a record names
-	keyTenant    = 't'
-	keyVendor    = 'v'
-	keyRelease   = 'r'
-	keyFMSPC     = 'f'
-	keyPlatform  = 'p'
-	keyTCB       = 'u'
-	keyAdvisory  = 'a'
-	keyModel     = 'm'
+	keySession  = 's'
+	keyStart    = 'b' // statement digest of the start that a record names
+	keyTenant   = 't'
+	keyVendor   = 'v'
+	keyRelease  = 'r'
+	keyFMSPC    = 'f'
+	keyPlatform = 'p'
+	keyTCB      = 'u'
+	keyAdvisory = 'a'
+	keyModel    = 'm'
 
 	// Of leaves that others refer to.
 	keyNote       = 'n' // SHA-256 of a time leaf's note
@@ -91,7 +91,6 @@ func recordPostings(r *Record, f func(postings)) {
 		}
 	}
 	hash(keySession, r.Session)
-	hash(keyStatement, r.Statement)
 	hash(keyStart, r.Start)
 	hash(keyTenant, r.Tenant)
 	hash(keyRelease, r.Release)
@@ -122,11 +121,13 @@ type indexer struct {
 	// covered is the largest size of a checkpoint in a time leaf so far: all leaves below are covered by an earlier one.
 	covered uint64
 
-	days map[uint64]span                  // by day since 1970; those that were written to
-	seen *simplelru.LRU[string, struct{}] // keys of classes and families that are in the database, or in a batch
+	evidence uint64 // what prefixCount says
+
+	hours map[uint64]span                  // since 1970; those that were written to
+	seen  *simplelru.LRU[string, struct{}] // keys of classes and families that are in the database, or in a batch
 }
 
-// A span is the lowest and highest index of a day.
+// A span is the lowest and highest index of an hour.
 type span struct{ lo, hi uint64 }
 
 // newIndexer returns an indexer that continues what is in the database.
@@ -135,7 +136,7 @@ func newIndexer(db *pebble.DB) (*indexer, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &indexer{db: db, days: make(map[uint64]span), seen: seen}
+	x := &indexer{db: db, hours: make(map[uint64]span), seen: seen}
 	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixCover}, UpperBound: []byte{prefixCover + 1}})
 	if err != nil {
 		return nil, err
@@ -147,24 +148,27 @@ func newIndexer(db *pebble.DB) (*indexer, error) {
 		}
 		x.covered = c.size
 	}
-	return x, it.Close()
+	if err := it.Close(); err != nil {
+		return nil, err
+	}
+	x.evidence, _, err = getU64(db, []byte{prefixCount})
+	return x, err
 }
 
 // committed is to be called when the batch is committed, so that what can be read again isn't remembered.
 func (x *indexer) committed() {
-	if len(x.days) > 1000 {
-		clear(x.days)
+	if len(x.hours) > 1000 {
+		clear(x.hours)
 	}
 }
 
-// record adds a leaf with an entry, and returns its summary. It adds nothing twice if it is called again for the same
-// leaf.
+// record adds a leaf with an entry, and returns its summary.
 func (x *indexer) record(b *pebble.Batch, j *judged) (*Record, error) {
 	r := newRecord(j)
 	if err := putRecord(b, r); err != nil {
 		return nil, err
 	}
-	if err := x.day(b, r); err != nil {
+	if err := x.hour(b, r); err != nil {
 		return nil, err
 	}
 	if v := j.verdict; v != nil && v.TDX != nil {
@@ -228,12 +232,19 @@ func (x *indexer) collateral(b *pebble.Batch, index uint64, id record.Digest) er
 
 // class keeps one quote of each evidence class, by which the class is judged again, and the kinds of platforms there are.
 func (x *indexer) class(b *pebble.Batch, r *Record, q *tdx.Quote, res *tdx.Result) error {
-	family := append([]byte{prefixFamily}, res.FMSPC+"/"+res.PCKCA...)
-	if err := x.once(b, family, nil); err != nil {
+	family := familyOf(res.FMSPC, res.PCKCA)
+	if err := x.once(b, append([]byte{prefixFamily}, family...), nil); err != nil {
 		return err
 	}
-	return x.once(b, classKey(r.EvidenceClass), q.Raw())
+	x.evidence++
+	if err := b.Set([]byte{prefixCount}, u64(x.evidence), nil); err != nil {
+		return err
+	}
+	return x.once(b, classKey(r.EvidenceClass), append(appendString(nil, family), q.Raw()...))
 }
+
+// familyOf names a kind of platforms that one set of collateral is for.
+func familyOf(fmspc, ca string) string { return fmspc + "/" + ca }
 
 func classKey(class Hash) []byte { return append([]byte{prefixClass}, class[:]...) }
 
@@ -256,20 +267,20 @@ func (x *indexer) once(b *pebble.Batch, key, value []byte) error {
 	return nil
 }
 
-const millisADay = 24 * 60 * 60 * 1000
+const millisAnHour = 60 * 60 * 1000
 
-func dayOf(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) / millisADay }
+func hourOf(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) / millisAnHour }
 
-func dayKey(day uint64) []byte { return binary.BigEndian.AppendUint64([]byte{prefixDay}, day) }
+func hourKey(hour uint64) []byte { return binary.BigEndian.AppendUint64([]byte{prefixHour}, hour) }
 
-// day widens the span of the day on which the log says that it admitted r. In an honest log the spans of days follow
+// hour widens the span of the hour in which the log says that it admitted r. In an honest log the spans of hours follow
 // each other; in others they overlap, and searches by time find the same, more slowly.
-func (x *indexer) day(b *pebble.Batch, r *Record) error {
-	day := dayOf(r.AdmittedAt)
-	s, ok := x.days[day]
+func (x *indexer) hour(b *pebble.Batch, r *Record) error {
+	hour := hourOf(r.AdmittedAt)
+	s, ok := x.hours[hour]
 	if !ok {
 		var err error
-		if s, ok, err = readSpan(x.db, day); err != nil {
+		if s, ok, err = readSpan(x.db, hour); err != nil {
 			return err
 		}
 	}
@@ -281,8 +292,8 @@ func (x *indexer) day(b *pebble.Batch, r *Record) error {
 	default:
 		s = span{min(s.lo, r.Index), max(s.hi, r.Index)}
 	}
-	x.days[day] = s
-	return b.Set(dayKey(day), encodeSpan(s), nil)
+	x.hours[hour] = s
+	return b.Set(hourKey(hour), encodeSpan(s), nil)
 }
 
 func encodeSpan(s span) []byte {
@@ -291,13 +302,13 @@ func encodeSpan(s span) []byte {
 
 func decodeSpan(b []byte) (span, error) {
 	if len(b) != 16 {
-		return span{}, errors.New("stored span of a day is damaged")
+		return span{}, errors.New("stored span of an hour is damaged")
 	}
 	return span{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}, nil
 }
 
-func readSpan(r pebble.Reader, day uint64) (s span, ok bool, err error) {
-	v, closer, err := r.Get(dayKey(day))
+func readSpan(r pebble.Reader, hour uint64) (s span, ok bool, err error) {
+	v, closer, err := r.Get(hourKey(hour))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return span{}, false, nil
 	}
