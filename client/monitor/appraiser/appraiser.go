@@ -49,7 +49,7 @@ type Source interface {
 // a fork holds both notes all the same.
 type Prover interface {
 	// Consistency returns the RFC 6962 proof between two sizes of the verified tree.
-	Consistency(ctx context.Context, from, to uint64) ([][32]byte, error)
+	Consistency(from, to uint64) ([][32]byte, error)
 }
 
 // A Dispute is an entry that keeps trees with it from being cosigned until it is excepted.
@@ -245,7 +245,7 @@ func (a *Appraiser) approve(ctx context.Context, c checkpoint.Checkpoint, note *
 			return fmt.Errorf("root of size %d: %w", c.Size, err)
 		}
 		if root != c.Root {
-			return a.forked(ctx, c, root, size, published)
+			return a.forked(c, root, size, published)
 		}
 	}
 	return a.undisputed(c.Size)
@@ -268,17 +268,17 @@ func (a *Appraiser) wait(ctx context.Context, size uint64) error {
 func later(size, want uint64) error {
 	return &witness.DeferError{
 		Reason:     fmt.Sprintf("verified %d of %d entries so far", size, want),
-		RetryAfter: min(time.Duration((want-size)/verifyRate)*time.Second, time.Minute),
+		RetryAfter: time.Duration(min((want-size)/verifyRate, 60)) * time.Second,
 	}
 }
 
 // forked returns the error for a checkpoint that is signed by the log, and isn't of the tree that it has published.
-func (a *Appraiser) forked(ctx context.Context, c checkpoint.Checkpoint, root [32]byte, size uint64, published []byte) error {
+func (a *Appraiser) forked(c checkpoint.Checkpoint, root [32]byte, size uint64, published []byte) error {
 	a.logger.Error("the log forked", "origin", c.Origin, "published size", size, "size", c.Size,
 		"published root", fmt.Sprintf("%x", root), "root", fmt.Sprintf("%x", c.Root))
 	e := fmt.Appendf(nil, "It had published this, whose entries this appraiser has read:\n\n%s\nThe root of the first %d of those entries is %x", published, c.Size, root)
 	if p, ok := a.cfg.Source.(Prover); ok && c.Size < size {
-		if proof, err := p.Consistency(ctx, c.Size, size); err != nil {
+		if proof, err := p.Consistency(c.Size, size); err != nil {
 			a.logger.Error("no proof for the evidence of the fork", "err", err)
 		} else {
 			e = append(e, ", as this consistency proof (RFC 6962) to the published size shows:\n\n"...)
