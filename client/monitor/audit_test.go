@@ -37,9 +37,8 @@ func TestHonest(t *testing.T) {
 			l.session()
 			l.publish()
 		}
-		for range 70 {
-			l.session()
-		}
+		l.fill(300)
+		l.session()
 		l.publish()
 		l.wantNone()
 		size, root, note := l.m.Verified()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -21,7 +22,11 @@ const (
 )
 
 // A lie is an error that is a finding: the log contradicts what it signed, and there is no going on from there.
-type lie struct{ f *Finding }
+type lie struct {
+	f *Finding
+	// tiles are set if it is about the log's hashes, which didn't prove the tree: its entries may yet.
+	tiles *remoteTiles
+}
 
 func (l *lie) Error() string { return l.f.Message }
 
@@ -282,9 +287,9 @@ func (m *Monitor) readBundle(ctx context.Context, target seenCheckpoint, n uint6
 	entries, whole := client.SplitEntries(raw.Body)
 	switch {
 	case len(entries) > raw.Width || len(entries) == raw.Width && !whole:
-		return nil, &lie{served(KindSurplusEntries, raw, target, "%s has more in it than %d entries", raw.Path, raw.Width)}
+		return nil, &lie{f: served(KindSurplusEntries, raw, target, "%s has more in it than %d entries", raw.Path, raw.Width)}
 	case len(entries) < raw.Width:
-		return nil, &lie{served(KindMalformed, raw, target, "%s has %d whole entries, want %d", raw.Path, len(entries), raw.Width)}
+		return nil, &lie{f: served(KindMalformed, raw, target, "%s has %d whole entries, want %d", raw.Path, len(entries), raw.Width)}
 	}
 	b := &bundled{n: n, leaves: entries[:w], hashes: make([]tlog.Hash, w)}
 	for i, e := range b.leaves {
@@ -311,7 +316,7 @@ func (m *Monitor) unserved(err error, path string, index uint64, target seenChec
 	}
 	f := newFinding(KindMissingEntries, path, "%s isn't served, though the checkpoint of size %d covers it: %s", path, target.Size, clean(err.Error())).at(index)
 	f.Evidence = &Evidence{Notes: []string{target.Note}, Path: path}
-	return &lie{f}
+	return &lie{f: f}
 }
 
 // served is a finding about what a log serves.
@@ -339,7 +344,7 @@ func (m *Monitor) localise(ctx context.Context, target seenCheckpoint, b *bundle
 		return r.err
 	}
 	if err != nil {
-		return &lie{served(KindWrongRoot, raw, target, "the entries in %s don't have the root in the checkpoint of size %d, and neither do the hashes that the log serves: %s", raw.Path, target.Size, clean(err.Error()))}
+		return &lie{f: served(KindWrongRoot, raw, target, "the entries in %s don't have the root in the checkpoint of size %d, and neither do the hashes that the log serves: %s", raw.Path, target.Size, clean(err.Error()))}
 	}
 	for i, h := range hashes {
 		if h == b.hashes[i] {
@@ -348,9 +353,9 @@ func (m *Monitor) localise(ctx context.Context, target seenCheckpoint, b *bundle
 		index := b.n*width + uint64(i)
 		f := newFinding(KindChangedEntry, fmt.Sprintf("leaf %d %x", index, b.hashes[i]), "%s has another entry at index %d than the tree of size %d: its leaf hash is %x, want %x", raw.Path, index, target.Size, b.hashes[i], h).at(index)
 		f.Evidence = &Evidence{Notes: []string{target.Note}, Path: raw.Path, Served: slices.Clone(b.leaves[i][:min(len(b.leaves[i]), maxServed)])}
-		return &lie{f}
+		return &lie{f: f}
 	}
-	return &lie{served(KindWrongRoot, raw, target, "the entries in %s give another root than the checkpoint of size %d, though all hashes agree", raw.Path, target.Size)}
+	return &lie{f: served(KindWrongRoot, raw, target, "the entries in %s give another root than the checkpoint of size %d, though all hashes agree", raw.Path, target.Size)}
 }
 
 // proveLast proves the bundle at the end of the tree: with it, the root must be the checkpoint's.
@@ -425,7 +430,7 @@ func (x *expectations) read(ctx context.Context, n uint64) error {
 		return r.err
 	}
 	if err != nil {
-		return &lie{r.swapped(err)}
+		return &lie{r.swapped(nil), r}
 	}
 	x.from, x.hashes = n, hashes
 	return nil
@@ -437,7 +442,13 @@ type remoteTiles struct {
 	ctx    context.Context
 	target seenCheckpoint
 	err    error // of reading
-	last   client.Raw
+	all    []servedTile
+}
+
+type servedTile struct {
+	id  tileID
+	w   int
+	raw client.Raw
 }
 
 // read returns stored hashes of the target's tree. If err isn't of reading, r.err is nil: then the tiles aren't those of
@@ -460,7 +471,7 @@ func (r *remoteTiles) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 			r.err = r.m.unserved(err, raw.Path, uint64(t.N)<<(8*(t.L+1)), r.target)
 			return nil, err
 		}
-		r.last = raw
+		r.all = append(r.all, servedTile{tileID{uint8(t.L), uint64(t.N)}, t.W, raw})
 		if len(raw.Body) != raw.Width*hashSize {
 			return nil, fmt.Errorf("%s has %d bytes, want %d", raw.Path, len(raw.Body), raw.Width*hashSize)
 		}
@@ -469,9 +480,19 @@ func (r *remoteTiles) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 	return data, nil
 }
 
-// swapped is the finding that a tile isn't that of the tree.
-func (r *remoteTiles) swapped(err error) *Finding {
-	return served(KindSwappedTile, r.last, r.target, "the hashes that the log serves don't prove its own entries: they aren't those of the tree of size %d: %s", r.target.Size, clean(err.Error()))
+// swapped is the finding that a tile isn't that of the tree. If that isn't nil, it says which.
+func (r *remoteTiles) swapped(tree *hashTree) *Finding {
+	t := r.all[len(r.all)-1]
+	for _, s := range r.all {
+		if tree == nil {
+			break
+		}
+		if own, err := tree.tile(s.id, s.w); err == nil && !bytes.HasPrefix(s.raw.Body, own) {
+			t = s
+			break
+		}
+	}
+	return served(KindSwappedTile, t.raw, r.target, "%s doesn't hold the hashes of the log's entries, which are those of the tree", t.raw.Path)
 }
 
 // A scan is what the entries alone say about a checkpoint's tree, for when the log's hashes say nothing.
@@ -481,9 +502,9 @@ type scan struct {
 	hashes []tlog.Hash // roots of full bundles
 }
 
-// scan computes the root of a checkpoint from what is audited and the entries that follow, without the log's hashes. It
-// returns a *lie if that isn't the checkpoint's.
-func (m *Monitor) scan(ctx context.Context, target seenCheckpoint) error {
+// scan computes the root of a checkpoint from what is audited and the entries that follow, without the log's hashes,
+// which r has read. It returns a *lie if that isn't the checkpoint's, else it reports those hashes.
+func (m *Monitor) scan(ctx context.Context, target seenCheckpoint, r *remoteTiles) error {
 	t, err := openTree(m.db, m.st.Audited)
 	if err != nil {
 		return err
@@ -498,7 +519,7 @@ func (m *Monitor) scan(ctx context.Context, target seenCheckpoint) error {
 		}
 		entries, _ := client.SplitEntries(raw.Body)
 		if len(entries) < w {
-			return &lie{served(KindMalformed, raw, target, "%s has %d whole entries, want %d", raw.Path, len(entries), raw.Width)}
+			return &lie{f: served(KindMalformed, raw, target, "%s has %d whole entries, want %d", raw.Path, len(entries), raw.Width)}
 		}
 		hashes := make([]tlog.Hash, w)
 		for i := range hashes {
@@ -507,7 +528,7 @@ func (m *Monitor) scan(ctx context.Context, target seenCheckpoint) error {
 				t.append(hashes[i])
 			}
 		}
-		clear(t.full)
+		maps.DeleteFunc(t.full, func(id tileID, _ []byte) bool { return id.level == 0 })
 		if w == width {
 			s.hashes = append(s.hashes, reduce(hashes))
 		}
@@ -519,8 +540,8 @@ func (m *Monitor) scan(ctx context.Context, target seenCheckpoint) error {
 	if root != target.Root {
 		f := newFinding(KindWrongRoot, fmt.Sprintf("size %d root %v", target.Size, target.Root), "the root of the log's first %d entries is %x, but the checkpoint has %v, and the hashes that the log serves don't tell why", target.Size, root, target.Root)
 		f.Evidence = &Evidence{Notes: []string{m.st.Newest.Note, target.Note}}
-		return &lie{f}
+		return &lie{f: f}
 	}
 	m.scanned = s
-	return nil
+	return m.report(r.swapped(t))
 }

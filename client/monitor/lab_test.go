@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -202,4 +203,17 @@ func (l *lab) session(edit ...func(*bundletest.Draft)) (s session) {
 	l.AddTime()
 	l.Tick(time.Second)
 	return s
+}
+
+// netDNSError is an error that isn't tried again.
+var netDNSError = net.DNSError{Err: "no such host", Name: "log.invalid", IsNotFound: true}
+
+func unused(testing.TB) string { return "log.invalid" }
+
+// fill logs time leaves until the log has a size.
+func (l *lab) fill(size uint64) {
+	for l.Size() < size {
+		l.Tick(time.Second)
+		l.AddTime()
+	}
 }

@@ -108,7 +108,7 @@ func (m *Monitor) poll(ctx context.Context) error {
 		// Once for each time that the log stops to show good ones, and each way of it.
 		f := newFinding(KindBadCheckpoint, fmt.Sprintf("%s since %d", badNote(err), m.st.Contact.Unix()), "what the log serves as its checkpoint doesn't satisfy the log policy: %s", clean(err.Error()))
 		f.Evidence = &Evidence{Path: "checkpoint", Served: note[:min(len(note), maxServed)]}
-		return &lie{f}
+		return &lie{f: f}
 	}
 	seen := seenCheckpoint{Size: checked.Size, Root: checked.Root, Note: string(note), At: m.cfg.Now().UTC()}
 	if err := m.accept(ctx, seen); err != nil {
@@ -116,12 +116,9 @@ func (m *Monitor) poll(ctx context.Context) error {
 	}
 	m.st.Contact = m.cfg.Now().UTC()
 	err = m.catchUp(ctx)
-	if l := (*lie)(nil); errors.As(err, &l) && l.f.Kind == KindSwappedTile && m.scanned == nil {
+	if l := (*lie)(nil); errors.As(err, &l) && l.tiles != nil {
 		// The entries may be right all the same.
-		if err := m.report(l.f); err != nil {
-			return err
-		}
-		if err := m.scan(ctx, m.st.Newest); err != nil {
+		if err := m.scan(ctx, m.st.Newest, l.tiles); err != nil {
 			return err
 		}
 		err = m.catchUp(ctx)
@@ -156,7 +153,7 @@ func (m *Monitor) accept(ctx context.Context, seen seenCheckpoint) error {
 	case seen.Size == newest.Size && seen.Root != newest.Root:
 		f := newFinding(KindSameSizeFork, forkAbout(seen.Size, seen.Root), "the log signed two checkpoints of size %d, with roots %v and %v", seen.Size, newest.Root, seen.Root)
 		f.Evidence = &Evidence{Notes: []string{newest.Note, seen.Note}}
-		return &lie{f}
+		return &lie{f: f}
 	case seen.Size == newest.Size:
 		if newest.Note != "" {
 			seen.At = newest.At
@@ -200,12 +197,12 @@ func (m *Monitor) smaller(ctx context.Context, seen seenCheckpoint) error {
 		return err
 	}
 	if root != seen.Root {
-		return &lie{m.fork(seen, root, newest, m.st.Audited)}
+		return &lie{f: m.fork(seen, root, newest, m.st.Audited)}
 	}
 	if now := m.cfg.Now(); now.Sub(newest.At) > staleTolerance {
 		f := newFinding(KindRollback, fmt.Sprintf("size %d after %d", seen.Size, newest.Size), "the log shows a checkpoint of size %d, after one of size %d that it has shown %s before", seen.Size, newest.Size, now.Sub(newest.At).Round(time.Second))
 		f.Evidence = &Evidence{Notes: []string{seen.Note, newest.Note}}
-		return &lie{f}
+		return &lie{f: f}
 	}
 	return fmt.Errorf("the log answers an older checkpoint, of size %d after %d: some cache, as it seems", seen.Size, newest.Size)
 }
@@ -244,13 +241,10 @@ func (m *Monitor) continues(ctx context.Context, seen seenCheckpoint) error {
 		}
 		if err != nil {
 			// What the log serves as hashes isn't of this tree. Its entries decide.
-			if err := m.report(r.swapped(err)); err != nil {
-				return err
-			}
-			return m.scan(ctx, seen)
+			return m.scan(ctx, seen, r)
 		}
 		if root != tlog.Hash(b.Root) {
-			return &lie{m.forkBefore(ctx, b, root, seen)}
+			return &lie{f: m.forkBefore(ctx, b, root, seen)}
 		}
 	}
 	return nil
