@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/affidavit-log/affidavit/client/bundle/bundletest"
+	"github.com/affidavit-log/affidavit/client/session/sessiontest"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
@@ -40,7 +40,7 @@ func (childTB) Cleanup(func())            {}
 // child records a session until it is killed, and says on its output what was acknowledged.
 func child(args []string) {
 	// The platform is that of the parent's world, which depends on constants only.
-	l := &lab{World: bundletest.NewWorld(childTB{}, bundletest.LogOptions{Witnesses: 3, Threshold: 2}), t: childTB{}, url: args[0]}
+	l := &lab{sessiontest.At(childTB{}, args[0]), childTB{}}
 	c := l.configIn(args[1])
 	var s *Session
 	var err error
@@ -130,7 +130,7 @@ func (p *process) kill() (last string) {
 func TestKill(t *testing.T) {
 	l := newLab(t)
 	c := l.config()
-	args := []string{l.url, c.Dir}
+	args := []string{l.URL, c.Dir}
 	var s *Session
 	for round := range 4 {
 		p := spawn(t, args...)
@@ -175,7 +175,7 @@ func TestKillInFinish(t *testing.T) {
 		t.Run(fmt.Sprintf("taken=%v", taken), func(t *testing.T) {
 			l := newLab(t)
 			c := l.config()
-			p := spawn(t, l.url, c.Dir)
+			p := spawn(t, l.URL, c.Dir)
 			id, err := record.ParseSessionID(p.line("id"))
 			if err != nil {
 				t.Fatal(err)
@@ -189,18 +189,18 @@ func TestKillInFinish(t *testing.T) {
 				}
 				return false
 			}
-			l.mu.Lock()
+			l.Mu.Lock()
 			if taken {
-				l.after = stop
+				l.After = stop
 			} else {
-				l.gate = func(_ http.ResponseWriter, _ *http.Request, e *record.Entry) bool {
+				l.Gate = func(_ http.ResponseWriter, _ *http.Request, e *record.Entry) bool {
 					if stop(e) {
 						panic(http.ErrAbortHandler)
 					}
 					return false
 				}
 			}
-			l.mu.Unlock()
+			l.Mu.Unlock()
 			fmt.Fprintln(p.in, "finish")
 			select {
 			case <-submitted:
@@ -208,10 +208,10 @@ func TestKillInFinish(t *testing.T) {
 				t.Fatal("the final was not submitted")
 			}
 			p.kill()
-			l.mu.Lock()
-			l.after, l.gate = nil, nil
-			l.covered()
-			l.mu.Unlock()
+			l.Mu.Lock()
+			l.After, l.Gate = nil, nil
+			l.Covered()
+			l.Mu.Unlock()
 			if got := l.ends() > 0; got != taken {
 				t.Fatalf("the log has the final: %v", got)
 			}
@@ -225,7 +225,7 @@ func TestKillInFinish(t *testing.T) {
 			}
 			r := l.finish(s, FinishOptions{})
 			var finals int
-			for _, e := range l.adds {
+			for _, e := range l.Adds {
 				if e.Statement().Session != nil {
 					if finals++; !bytes.Equal(e.Bytes(), r.Entry.Bytes()) {
 						t.Error("two finals were submitted")

@@ -3,6 +3,7 @@ package session
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/affidavit-log/affidavit/log/record"
@@ -64,9 +65,9 @@ func TestWriteFails(t *testing.T) {
 			}
 			mustAct(t, s, 2)
 			// A final whose journal fails isn't submitted.
-			l.adds, bad.write = nil, fault
-			if _, err := s.Finish(t.Context(), good); err == nil || len(l.adds) > 0 {
-				t.Errorf("got %v after %d submissions", err, len(l.adds))
+			l.Adds, bad.write = nil, fault
+			if _, err := s.Finish(t.Context(), good); err == nil || len(l.Adds) > 0 {
+				t.Errorf("got %v after %d submissions", err, len(l.Adds))
 			}
 			mustAct(t, s, 1)
 			s.Close()
@@ -123,11 +124,11 @@ func TestPlaceNotWritten(t *testing.T) {
 	c := l.config()
 	c.wrap = func(f file) file { bad = &badFile{file: f}; return bad }
 	s := l.start(c)
-	l.after = func(*record.Entry) bool { bad.write = faults["nothing"]; return false }
+	l.After = func(*record.Entry) bool { bad.write = faults["nothing"]; return false }
 	if _, err := s.Finish(t.Context(), good); !errors.Is(err, errBad) {
 		t.Fatalf("got %v", err)
 	}
-	l.after = nil
+	l.After = nil
 	s.Close()
 	s, err := Resume(t.Context(), c, s.ID())
 	if err != nil {
@@ -137,5 +138,61 @@ func TestPlaceNotWritten(t *testing.T) {
 	l.finish(s, FinishOptions{})
 	if l.ends() != 1 {
 		t.Errorf("%d ends", l.ends())
+	}
+}
+
+// TestSetModels: whether the write failed, or happened and was said to have failed, or happened just before the process
+// died, saying again which models were used counts no call twice.
+func TestSetModels(t *testing.T) {
+	models := []record.Model{
+		{Provider: "p", RequestModel: "m", Calls: 3, Execution: record.ExecutionPolicyZDR, Channel: TLSChannel([]byte("model"))},
+		{Provider: "p", RequestModel: "n", Calls: 2, Execution: record.ExecutionUnattested, Channel: TLSChannel(nil)},
+		{Provider: "p", RequestModel: "m", Calls: 4, Execution: record.ExecutionPolicyZDR, Channel: TLSChannel([]byte("model"))},
+	}
+	none := func(f file, b []byte, at int64) (int, error) { return f.WriteAt(b, at) }
+	for name, fault := range map[string]func(f file, b []byte, at int64) (int, error){
+		"nothing": faults["nothing"], "half": faults["half"], "all, but": faults["all, but"], "no failure": none,
+	} {
+		for _, killed := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " killed ", killed), func(t *testing.T) {
+				l := newLab(t)
+				var bad *badFile
+				c := l.config()
+				c.wrap = func(f file) file { bad = &badFile{file: f}; return bad }
+				s := l.start(c)
+				if err := s.ModelRun(models[1]); err != nil { // is replaced
+					t.Fatal(err)
+				}
+				bad.write = fault
+				if killed {
+					bad.truncate = errBad // the process dies before it can take the write back
+				}
+				s.SetModels(models)
+				if killed {
+					s.Close()
+					var err error
+					if s, err = Resume(t.Context(), c, s.ID()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for range 2 {
+					if err := s.SetModels(models); err != nil {
+						t.Fatal(err)
+					}
+				}
+				defer s.Close()
+				r, err := s.Finish(t.Context(), good)
+				if err != nil {
+					t.Fatal(err)
+				}
+				st := r.Entry.Statement().Session
+				if len(st.Models) != 2 || st.Models[0].Calls != 7 || st.Models[1].Calls != 2 {
+					t.Errorf("models %+v", st.Models)
+				}
+				if err := s.SetModels(nil); !errors.Is(err, ErrEnded) {
+					t.Errorf("after the end: %v", err)
+				}
+			})
+		}
 	}
 }

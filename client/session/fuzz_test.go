@@ -43,6 +43,9 @@ func vectors(tb testing.TB) (journals, files [][]byte) {
 	if err := s.ModelRun(record.Model{Provider: "p", RequestModel: "m", Execution: record.ExecutionTEE, ModelRun: &record.Digest{1}, Channel: TLSChannel(nil)}); err != nil {
 		tb.Fatal(err)
 	}
+	if err := s.SetModels([]record.Model{{Provider: "p", RequestModel: "n", Execution: record.ExecutionUnattested, Channel: TLSChannel(nil)}, {Provider: "p", RequestModel: "m", Execution: record.ExecutionTEE, ModelRun: &record.Digest{1}, Channel: TLSChannel(nil)}}); err != nil {
+		tb.Fatal(err)
+	}
 	files = append(files, ownersFile(tb, s))
 	o := good
 	o.Commit = strings.Repeat("12", 20)

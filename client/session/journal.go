@@ -35,15 +35,16 @@ const journalName = "journal"
 type frameType byte
 
 const (
-	frameHeader  frameType = 1 // kind, id, seed of the key
-	frameStart   frameType = 2 // entry of the start, before it is submitted
-	frameStarted frameType = 3 // index, origin
-	frameAction  frameType = 4 // as encoder.append makes it
-	frameModel   frameType = 5 // a model that was used
-	frameServed  frameType = 6 // salt, session and its start
-	frameEnd     frameType = 7 // entry of the end, before it is submitted, and what its owner must know
-	frameEnded   frameType = 8 // index, origin
-	frameRefused frameType = 9 // statement digest of the pending start or end, which the log can't admit any more
+	frameHeader  frameType = 1  // kind, id, seed of the key
+	frameStart   frameType = 2  // entry of the start, before it is submitted
+	frameStarted frameType = 3  // index, origin
+	frameAction  frameType = 4  // as encoder.append makes it
+	frameModel   frameType = 5  // a model that was used
+	frameServed  frameType = 6  // salt, session and its start
+	frameEnd     frameType = 7  // entry of the end, before it is submitted, and what its owner must know
+	frameEnded   frameType = 8  // index, origin
+	frameRefused frameType = 9  // statement digest of the pending start or end, which the log can't admit any more
+	frameModels  frameType = 10 // models that were used, in the place of those before
 )
 
 const (
@@ -302,6 +303,34 @@ func marshalModel(m *record.Model) ([]byte, error) {
 		b.AddBytes(m.ModelRun[:])
 	}
 	return b.Bytes()
+}
+
+// marshalModels and parseModels are for a list of them.
+func marshalModels(ms []record.Model) ([]byte, error) {
+	var b cryptobyte.Builder
+	for i := range ms {
+		m, err := marshalModel(&ms[i])
+		if err != nil {
+			return nil, err
+		}
+		b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(m) })
+	}
+	return b.Bytes()
+}
+
+func parseModels(b []byte) (ms []record.Model, err error) {
+	for s := cryptobyte.String(b); !s.Empty(); {
+		var one cryptobyte.String
+		if !s.ReadUint16LengthPrefixed(&one) {
+			return nil, fmt.Errorf("%w journal: models", ErrCorrupt)
+		}
+		m, err := parseModel(one)
+		if err != nil {
+			return nil, err
+		}
+		ms = append(ms, m)
+	}
+	return ms, nil
 }
 
 func parseModel(b []byte) (record.Model, error) {

@@ -325,6 +325,12 @@ func (l *ledger) replay(t frameType, b []byte) error {
 			l.models = addModel(l.models, m)
 		}
 		return err
+	case frameModels:
+		ms, err := parseModels(b)
+		if err == nil {
+			l.models = ms
+		}
+		return err
 	case frameServed:
 		s, err := parseServed(b)
 		if err == nil {

@@ -220,24 +220,68 @@ func (s *Session) ModelRun(m record.Model) error {
 		return ErrEnded
 	}
 	models := addModel(slices.Clone(l.models), m)
-	// The statement as it would be, with room for larger numbers and counts, shows whether this one can be in it.
-	f := l.start.entry.Statement().Start.Freshness
-	f.Size = l.start.index + 1
-	st := s.final(FinishOptions{}, f, record.Environment{}, models)
-	b, err := st.Marshal()
-	if err != nil {
+	if err := s.fits(models); err != nil {
 		return err
 	}
-	if len(b) > record.MaxPayload-reserved {
-		return fmt.Errorf("%w: no room for another model", record.ErrTooLarge)
-	}
-	if b, err = marshalModel(&m); err != nil {
+	b, err := marshalModel(&m)
+	if err != nil {
 		return err
 	}
 	if err := l.write(frameModel, b); err != nil {
 		return err
 	}
 	l.models = models
+	return nil
+}
+
+// SetModels says which models the session used, all of them, in the place of what was said before: for who counts calls
+// itself, and must not have them counted twice when it says it again after a crash. Entries that are alike add up.
+//
+// The error wraps [record.ErrTooLarge] if there is no room for so many in the statement, and what was said before stays.
+func (s *Session) SetModels(ms []record.Model) error {
+	l := s.l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.frozen || l.end.entry != nil {
+		return ErrEnded
+	}
+	var models []record.Model
+	for _, m := range ms {
+		models = addModel(models, m)
+	}
+	if err := s.fits(models); err != nil {
+		return err
+	}
+	b, err := marshalModels(models)
+	if err != nil {
+		return err
+	}
+	if err := l.write(frameModels, b); err != nil {
+		return err
+	}
+	l.models = models
+	return nil
+}
+
+// maxModels bounds the models of a statement (FORMAT.md, section 2.5).
+const maxModels = 64
+
+// fits refuses models that can't be in the statement. l.mu is held.
+func (s *Session) fits(models []record.Model) error {
+	if len(models) > maxModels {
+		return fmt.Errorf("%w: %d models, more than %d", record.ErrTooLarge, len(models), maxModels)
+	}
+	l := s.l
+	// The statement as it would be, with room for larger numbers and counts, shows it.
+	f := l.start.entry.Statement().Start.Freshness
+	f.Size = l.start.index + 1
+	b, err := s.final(FinishOptions{}, f, record.Environment{}, models).Marshal()
+	if err != nil {
+		return err
+	}
+	if len(b) > record.MaxPayload-reserved {
+		return fmt.Errorf("%w: no room for another model", record.ErrTooLarge)
+	}
 	return nil
 }
 

@@ -11,7 +11,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,10 +19,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/affidavit-log/affidavit/client"
 	"github.com/affidavit-log/affidavit/client/bundle"
 	"github.com/affidavit-log/affidavit/client/bundle/bundletest"
 	"github.com/affidavit-log/affidavit/client/session/quote"
+	"github.com/affidavit-log/affidavit/client/session/sessiontest"
 	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/verifier"
 	"github.com/affidavit-log/affidavit/verifier/tdx/tdxsim"
@@ -31,101 +30,23 @@ import (
 
 // lab is a log over HTTP with a vendor whose TD is this process.
 type lab struct {
-	*bundletest.World
-	t   testing.TB
-	url string
-
-	mu    sync.Mutex                                                         // held while a request is handled
-	gate  func(w http.ResponseWriter, r *http.Request, e *record.Entry) bool // may answer a submission itself
-	after func(e *record.Entry) bool                                         // may lose the answer to one
-	adds  []*record.Entry
-	idle  bool // makes no time leaves
+	*sessiontest.Log
+	t testing.TB
 }
 
 func newLab(t testing.TB) *lab {
 	t.Helper()
-	l := &lab{World: bundletest.NewWorld(t, bundletest.LogOptions{Witnesses: 3, Threshold: 2}), t: t}
-	for _, v := range []*bundletest.Vendor{l.Vendor, l.Gateway} {
-		l.AddVendorKey(v)
-		l.AddRelease(v)
-	}
-	l.AddCollateral(l.Set)
-	l.AddTime()
-	l.Publish(l.Now)
-	h := l.Handler()
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if r.Method != "POST" {
-			h.ServeHTTP(w, r)
-			return
-		}
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			return
-		}
-		e, err := record.ParseEntry(body)
-		if err != nil {
-			t.Errorf("submitted: %v", err)
-			return
-		}
-		l.adds = append(l.adds, e)
-		if l.gate != nil && l.gate(w, r, e) {
-			return
-		}
-		r.Body = io.NopCloser(bytes.NewReader(body))
-		answer := httptest.NewRecorder()
-		h.ServeHTTP(answer, r)
-		if l.after != nil && l.after(e) {
-			panic(http.ErrAbortHandler)
-		}
-		if !l.idle {
-			l.covered()
-		}
-		maps.Copy(w.Header(), answer.Header())
-		w.WriteHeader(answer.Code)
-		w.Write(answer.Body.Bytes())
-	}))
-	t.Cleanup(srv.Close)
-	l.url = srv.URL
-	return l
+	return &lab{sessiontest.New(t), t}
 }
 
-// covered makes a time leaf that covers all before it.
-func (l *lab) covered() {
-	l.Tick(2 * time.Second)
-	l.AddTime()
-	l.Tick(2 * time.Second)
-	l.Publish(l.Now)
-}
-
-// memory returns a directory in memory, if the machine has one for tests.
-func memory(t testing.TB) (dir string, is bool) {
-	t.Helper()
-	if checkMemory("/dev/shm") == nil {
-		if dir, err := os.MkdirTemp("/dev/shm", "affidavit-test-"); err == nil {
-			t.Cleanup(func() { os.RemoveAll(dir) })
-			return dir, true
-		}
-	}
-	return t.TempDir(), false
-}
-
-func (l *lab) config() Config {
-	dir, _ := memory(l.t)
-	return l.configIn(dir)
-}
+func (l *lab) config() Config { return l.configIn(sessiontest.Memory(l.t)) }
 
 func (l *lab) configIn(dir string) Config {
 	l.t.Helper()
-	c, err := client.New(l.url, client.Config{LogPolicy: l.Policy()})
-	if err != nil {
-		l.t.Fatal(err)
-	}
 	return Config{
-		Log: c, Quotes: quote.Sim(l.Platform, l.Vendor.Quote()), Dir: dir, AnyFileSystem: checkMemory(dir) != nil, Vendor: l.Vendor.ID,
+		Log: l.Client(), Quotes: quote.Sim(l.Platform, l.Vendor.Quote()), Dir: dir, AnyFileSystem: checkMemory(dir) != nil, Vendor: l.Vendor.ID,
 		Environment: record.Environment{Release: l.Vendor.Image, PersistentStorage: record.StorageNone},
-		Now:         func() time.Time { l.mu.Lock(); defer l.mu.Unlock(); return l.Now },
+		Now:         l.Time,
 		pause:       func(ctx context.Context, _ time.Duration) error { return ctx.Err() },
 	}
 }
@@ -522,8 +443,8 @@ func TestConfig(t *testing.T) {
 	if err := checkMemory("/"); !errors.Is(err, ErrNotMemory) {
 		t.Skipf("the root directory of this machine: %v", err)
 	}
-	if len(l.adds) != 0 {
-		t.Errorf("%d records were submitted", len(l.adds))
+	if len(l.Adds) != 0 {
+		t.Errorf("%d records were submitted", len(l.Adds))
 	}
 }
 
@@ -661,6 +582,13 @@ func TestModelsFit(t *testing.T) {
 		}
 		n++
 	}
+	many := make([]record.Model, 65)
+	for i := range many {
+		many[i] = record.Model{Provider: "p", RequestModel: fmt.Sprint(i), Execution: record.ExecutionUnattested, Channel: TLSChannel(nil)}
+	}
+	if err := s.SetModels(many); !errors.Is(err, record.ErrTooLarge) {
+		t.Errorf("65 models: %v", err)
+	}
 	if err := s.ModelRun(record.Model{Provider: "\n"}); !errors.Is(err, record.ErrMalformed) {
 		t.Errorf("got %v", err)
 	}
@@ -697,7 +625,7 @@ func problem(name string, status int) func(http.ResponseWriter, *http.Request, *
 func TestStartRefused(t *testing.T) {
 	l := newLab(t)
 	c := l.config()
-	l.gate = problem("unauthorized", 401)
+	l.Gate = problem("unauthorized", 401)
 	_, err := Start(t.Context(), c, l.options())
 	var p *PendingError
 	if !errors.As(err, &p) {
@@ -717,13 +645,13 @@ func TestStartRefused(t *testing.T) {
 		t.Fatalf("left: %v, %v", left, err)
 	}
 	p.ID = left[0]
-	l.gate, l.adds = nil, nil
+	l.Gate, l.Adds = nil, nil
 	s, err := Resume(t.Context(), c, p.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range l.adds {
-		if !bytes.Equal(e.Bytes(), l.adds[0].Bytes()) {
+	for _, e := range l.Adds {
+		if !bytes.Equal(e.Bytes(), l.Adds[0].Bytes()) {
 			t.Error("another start was submitted")
 		}
 	}
@@ -757,17 +685,17 @@ func TestStale(t *testing.T) {
 	mustAct(t, s, 3)
 	stale := problem("stale-freshness", 422)
 	n := 0
-	l.gate = func(w http.ResponseWriter, r *http.Request, e *record.Entry) bool {
+	l.Gate = func(w http.ResponseWriter, r *http.Request, e *record.Entry) bool {
 		if n++; n > 2 {
 			return false
 		}
-		l.covered() // so that there is a newer note
+		l.Covered() // so that there is a newer note
 		return stale(w, r, e)
 	}
-	l.adds = nil
+	l.Adds = nil
 	l.finish(s, good)
-	if len(l.adds) != 3 || !bytes.Equal(l.adds[0].Bytes(), l.adds[1].Bytes()) || l.adds[2].StatementDigest() == l.adds[0].StatementDigest() {
-		t.Errorf("%d submissions", len(l.adds))
+	if len(l.Adds) != 3 || !bytes.Equal(l.Adds[0].Bytes(), l.Adds[1].Bytes()) || l.Adds[2].StatementDigest() == l.Adds[0].StatementDigest() {
+		t.Errorf("%d submissions", len(l.Adds))
 	}
 	if !slices.Contains(pauses, settlePause) {
 		t.Error("made another final without waiting for the first")
@@ -779,39 +707,39 @@ func TestStale(t *testing.T) {
 	// The first final arrives late: it is the one.
 	s = l.start(c)
 	n = 0
-	l.gate = func(w http.ResponseWriter, r *http.Request, e *record.Entry) bool {
+	l.Gate = func(w http.ResponseWriter, r *http.Request, e *record.Entry) bool {
 		n++
 		if n == 1 {
 			return stale(w, r, e)
 		}
 		return false
 	}
-	l.adds = nil
+	l.Adds = nil
 	l.finish(s, good)
-	if len(l.adds) != 2 || !bytes.Equal(l.adds[0].Bytes(), l.adds[1].Bytes()) {
-		t.Errorf("%d submissions", len(l.adds))
+	if len(l.Adds) != 2 || !bytes.Equal(l.Adds[0].Bytes(), l.Adds[1].Bytes()) {
+		t.Errorf("%d submissions", len(l.Adds))
 	}
 
 	// It doesn't go on for ever.
 	s = l.start(c)
-	l.gate, l.adds = stale, nil
-	if _, err := s.Finish(t.Context(), good); err == nil || len(l.adds) != 2*maxStale+2 {
-		t.Errorf("got %v after %d submissions", err, len(l.adds))
+	l.Gate, l.Adds = stale, nil
+	if _, err := s.Finish(t.Context(), good); err == nil || len(l.Adds) != 2*maxStale+2 {
+		t.Errorf("got %v after %d submissions", err, len(l.Adds))
 	}
 	// Refused by the rules of genuineness: not anew, by this process.
-	s = l.start(func() Config { l.gate = nil; return c }())
-	l.gate, l.adds = problem("not-genuine", 422), nil
-	if _, err := s.Finish(t.Context(), good); err == nil || len(l.adds) != 1 {
-		t.Errorf("got %v after %d submissions", err, len(l.adds))
+	s = l.start(func() Config { l.Gate = nil; return c }())
+	l.Gate, l.Adds = problem("not-genuine", 422), nil
+	if _, err := s.Finish(t.Context(), good); err == nil || len(l.Adds) != 1 {
+		t.Errorf("got %v after %d submissions", err, len(l.Adds))
 	}
 	// Later the same statement is tried with a new quote, and no other.
-	l.gate, n = func(w http.ResponseWriter, r *http.Request, e *record.Entry) bool {
+	l.Gate, n = func(w http.ResponseWriter, r *http.Request, e *record.Entry) bool {
 		n++
 		return n == 1 && problem("not-genuine", 422)(w, r, e)
 	}, 0
 	l.finish(s, good)
-	for _, e := range l.adds {
-		if e.StatementDigest() != l.adds[0].StatementDigest() {
+	for _, e := range l.Adds {
+		if e.StatementDigest() != l.Adds[0].StatementDigest() {
 			t.Error("another statement was submitted")
 		}
 	}
@@ -822,15 +750,15 @@ func TestLostAnswers(t *testing.T) {
 	l := newLab(t)
 	c := l.config()
 	lost := 0
-	l.after = func(*record.Entry) bool { lost++; return lost%2 == 1 }
+	l.After = func(*record.Entry) bool { lost++; return lost%2 == 1 }
 	s := l.start(c) // client.Submit repeats by itself
 	mustAct(t, s, 4)
 	ctx, cancel := context.WithCancel(t.Context())
-	l.after = func(*record.Entry) bool { cancel(); return true }
+	l.After = func(*record.Entry) bool { cancel(); return true }
 	if _, err := s.Finish(ctx, good); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
 	}
-	l.after = nil
+	l.After = nil
 	if _, err := s.Action(action(4)); !errors.Is(err, ErrEnded) {
 		t.Errorf("an action after the final was made: %v", err)
 	}
@@ -842,7 +770,7 @@ func TestLostAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	l.covered()
+	l.Covered()
 	r := l.finish(s, FinishOptions{EndReason: record.EndAborted}) // doesn't count any more
 	if st := r.Entry.Statement().Session; l.ends() != 1 || st.Actions.Size != 4 || st.EndReason != record.EndCompleted {
 		t.Errorf("%d ends, final %+v", l.ends(), st)
@@ -852,7 +780,7 @@ func TestLostAnswers(t *testing.T) {
 // TestFinishWaits: a final is made only after a note that covers the start, and what happens until then can be undone.
 func TestFinishWaits(t *testing.T) {
 	l := newLab(t)
-	l.idle = true
+	l.Idle = true
 	c := l.config()
 	waits := 0
 	c.pause = func(ctx context.Context, d time.Duration) error {
@@ -860,9 +788,9 @@ func TestFinishWaits(t *testing.T) {
 			t.Errorf("pause of %v", d)
 		}
 		if waits++; waits == 3 {
-			l.mu.Lock()
-			l.covered()
-			l.mu.Unlock()
+			l.Mu.Lock()
+			l.Covered()
+			l.Mu.Unlock()
 		}
 		return ctx.Err()
 	}

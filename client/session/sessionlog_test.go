@@ -20,6 +20,7 @@ import (
 	"github.com/affidavit-log/affidavit/client/bundle"
 	"github.com/affidavit-log/affidavit/client/bundle/bundletest"
 	"github.com/affidavit-log/affidavit/client/session/quote"
+	"github.com/affidavit-log/affidavit/client/session/sessiontest"
 	sessionlog "github.com/affidavit-log/affidavit/log"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/log/record"
@@ -103,7 +104,7 @@ func TestSessionLog(t *testing.T) {
 	// In the TD: a TLS server, whose key the start names.
 	td := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }))
 	defer td.Close()
-	mem, _ := memory(t)
+	mem := sessiontest.Memory(t)
 	cfg := Config{
 		Log: c, Quotes: quote.Sim(pki.NewPlatform(tdxsim.PlatformOptions{}), vendor.Quote()), Dir: mem, AnyFileSystem: checkMemory(mem) != nil,
 		Vendor: vendor.ID, Environment: record.Environment{Release: vendor.Image, PersistentStorage: record.StorageNone},
