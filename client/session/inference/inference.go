@@ -31,6 +31,7 @@ import (
 
 	"github.com/affidavit-log/affidavit/client/session"
 	"github.com/affidavit-log/affidavit/client/session/activity"
+	"github.com/affidavit-log/affidavit/client/session/private"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
@@ -95,6 +96,12 @@ type RunInfo struct {
 	Calls         uint64 `json:"calls"` // for this session
 }
 
+// Runs is what a proxy answers about a session.
+type Runs struct {
+	Runs    []RunInfo `json:"runs"`
+	Pending uint64    `json:"pending"` // calls of this session that are in no record yet
+}
+
 // options are what of a run's record isn't in its journal.
 type options struct {
 	RequestModel, ResponseModel string
@@ -124,6 +131,7 @@ type Proxy struct {
 
 	mu      sync.Mutex // guards the rest
 	current map[string]*run
+	open    map[*run]struct{} // those without a record, whether they take calls or not
 	logged  *simplelru.LRU[record.SessionID, []RunInfo]
 	calls   uint64
 	records uint64
@@ -143,7 +151,7 @@ func Open(c Config) (*Proxy, error) {
 			return nil, err
 		}
 	}
-	p := &Proxy{cfg: c, slots: make(chan struct{}, maxCalls), current: make(map[string]*run)}
+	p := &Proxy{cfg: c, slots: make(chan struct{}, maxCalls), current: make(map[string]*run), open: make(map[*run]struct{})}
 	p.logged, _ = simplelru.NewLRU[record.SessionID, []RunInfo](maxRuns, nil) // the error is about sizes below one
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.proxy = &httputil.ReverseProxy{
@@ -212,6 +220,9 @@ func (p *Proxy) resume(id record.SessionID) error {
 	if !u.served || len(u.calls) == 0 {
 		return errors.Join(r.Remove(), os.Remove(p.optionsFile(id)))
 	}
+	p.mu.Lock()
+	p.open[u] = struct{}{}
+	p.mu.Unlock()
 	p.wg.Go(func() { p.finish(u) })
 	return nil
 }
@@ -395,6 +406,7 @@ func (p *Proxy) join(c *call) (*run, error) {
 	if !perCall {
 		p.current[key] = u
 	}
+	p.open[u] = struct{}{}
 	return u, p.enter(u, c)
 }
 
@@ -415,11 +427,7 @@ func (p *Proxy) save(u *run) error {
 	if err != nil {
 		return err
 	}
-	f := p.optionsFile(u.r.ID())
-	if err := os.WriteFile(f+".new", b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(f+".new", f)
+	return private.PutBytes(p.optionsFile(u.r.ID()), b)
 }
 
 // modify puts the recorder between the answer and the caller.
@@ -653,6 +661,9 @@ func (p *Proxy) log(u *run) error {
 	o, served := u.o, u.served
 	p.mu.Unlock()
 	if !served { // a call by nobody, with a record per call
+		p.mu.Lock()
+		delete(p.open, u)
+		p.mu.Unlock()
 		return errors.Join(u.r.Remove(), os.Remove(p.optionsFile(u.r.ID())))
 	}
 	ro := session.RunOptions{
@@ -679,14 +690,15 @@ func (p *Proxy) log(u *run) error {
 		return err
 	}
 	file := filepath.Join(p.cfg.Out, u.r.ID().String())
-	if err := put(file+".session", u.r.WriteFile); err != nil {
+	if err := private.Put(file+".session", u.r.WriteFile); err != nil {
 		return err
 	}
-	if err := put(file+".affidavit", func(w io.Writer) error { _, err := w.Write(b); return err }); err != nil {
+	if err := private.PutBytes(file+".affidavit", b); err != nil {
 		return err
 	}
 	p.mu.Lock()
 	p.records++
+	delete(p.open, u)
 	for id, calls := range u.calls {
 		l, _ := p.logged.Get(id)
 		p.logged.Add(id, append(l, RunInfo{
@@ -700,17 +712,6 @@ func (p *Proxy) log(u *run) error {
 	return nil
 }
 
-func put(name string, write func(io.Writer) error) error {
-	f, err := os.OpenFile(name+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(write(f), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(name+".new", name)
-}
-
 // serveRuns answers which runs have served a session: GET /.affidavit/sessions/ID. The session's own
 // recorder names them in its final record. Who knows the session's random id may ask.
 func (p *Proxy) serveRuns(w http.ResponseWriter, r *http.Request) {
@@ -721,10 +722,11 @@ func (p *Proxy) serveRuns(w http.ResponseWriter, r *http.Request) {
 	}
 	p.mu.Lock()
 	l, _ := p.logged.Get(id)
-	p.mu.Unlock()
-	if l == nil {
-		l = []RunInfo{}
+	answer := Runs{Runs: append([]RunInfo{}, l...)}
+	for u := range p.open {
+		answer.Pending += u.calls[id]
 	}
+	p.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(map[string]any{"runs": l})
+	json.NewEncoder(w).Encode(answer)
 }

@@ -10,30 +10,27 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/affidavit-log/affidavit/client"
 	"github.com/affidavit-log/affidavit/client/bundle"
 	"github.com/affidavit-log/affidavit/client/bundle/bundletest"
 	"github.com/affidavit-log/affidavit/client/session"
 	"github.com/affidavit-log/affidavit/client/session/quote"
+	"github.com/affidavit-log/affidavit/client/session/sessiontest"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
 // lab is a log, a session that is served, and a model server.
 type lab struct {
-	*bundletest.World
+	*sessiontest.Log
 	t       testing.TB
-	mu      sync.Mutex
 	session *session.Session
 	cfg     Config
 	model   func(w http.ResponseWriter, r *http.Request)
@@ -41,51 +38,19 @@ type lab struct {
 
 func newLab(t testing.TB) *lab {
 	t.Helper()
-	l := &lab{World: bundletest.NewWorld(t, bundletest.LogOptions{Witnesses: 3, Threshold: 2}), t: t}
-	for _, v := range []*bundletest.Vendor{l.Vendor, l.Gateway} {
-		l.AddVendorKey(v)
-		l.AddRelease(v)
-	}
-	l.AddCollateral(l.Set)
-	l.AddTime()
-	l.Publish(l.Now)
-	h := l.Handler()
-	log := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		answer := httptest.NewRecorder()
-		h.ServeHTTP(answer, r)
-		if r.Method == "POST" {
-			l.Tick(2 * time.Second)
-			l.AddTime()
-			l.Tick(2 * time.Second)
-			l.Publish(l.Now)
-		}
-		maps.Copy(w.Header(), answer.Header())
-		w.WriteHeader(answer.Code)
-		w.Write(answer.Body.Bytes())
-	}))
-	t.Cleanup(log.Close)
+	l := &lab{Log: sessiontest.New(t), t: t}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { l.model(w, r) }))
 	t.Cleanup(server.Close)
 	up, err := url.Parse(server.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("/dev/shm", "affidavit-test-")
-	if err != nil {
-		dir = t.TempDir()
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	cl, err := client.New(log.URL, client.Config{LogPolicy: l.Policy()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := sessiontest.Memory(t)
 	config := func(v *bundletest.Vendor) session.Config {
 		return session.Config{
-			Log: cl, Quotes: quote.Sim(l.Platform, v.Quote()), AnyFileSystem: true, Vendor: v.ID, Dir: filepath.Join(dir, "session"),
+			Log: l.Client(), Quotes: quote.Sim(l.Platform, v.Quote()), AnyFileSystem: true, Vendor: v.ID, Dir: filepath.Join(dir, "session"),
 			Environment: record.Environment{Release: v.Image, PersistentStorage: record.StorageNone},
-			Now:         func() time.Time { l.mu.Lock(); defer l.mu.Unlock(); return l.Now },
+			Now:         l.Time,
 		}
 	}
 	sc := config(l.Vendor)
@@ -154,17 +119,6 @@ func (l *lab) do(r *http.Request) (int, string) {
 	return resp.StatusCode, string(b)
 }
 
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for range 2000 {
-		if ok() {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatal("never: " + what)
-}
-
 // calls reads the private file of the only run.
 func (l *lab) calls() (all []*record.Action, h *session.FileHeader) {
 	l.t.Helper()
@@ -229,7 +183,7 @@ func TestInterval(t *testing.T) {
 		t.Errorf("the model got authorization %q, session %q", auth, leaked)
 	}
 	p.Flush()
-	until(t, "the record is logged", func() bool { _, n := p.Counts(); return n == 1 })
+	sessiontest.Until(t, "the record is logged", func() bool { _, n := p.Counts(); return n == 1 })
 	r, err := http.Get(srv.URL + "/.affidavit/sessions/" + l.session.ID().String())
 	if err != nil {
 		t.Fatal(err)
@@ -297,7 +251,7 @@ func TestPerCall(t *testing.T) {
 	if code, body := l.do(l.request(srv.URL, "/v1/chat/completions", question, true)); code != 200 {
 		t.Fatalf("status %d: %s", code, body)
 	}
-	until(t, "the record is logged", func() bool { _, n := p.Counts(); return n == 1 })
+	sessiontest.Until(t, "the record is logged", func() bool { _, n := p.Counts(); return n == 1 })
 	if code, _ := l.do(l.request(srv.URL, "/v1/chat/completions", question, false)); code != 200 {
 		t.Errorf("a call of nobody's: status %d", code)
 	}
@@ -347,7 +301,7 @@ func TestStream(t *testing.T) {
 		t.Errorf("%d calls are recorded at the end of the answer", n)
 	}
 	p.Flush()
-	until(t, "the record is logged", func() bool { _, n := p.Counts(); return n == 1 })
+	sessiontest.Until(t, "the record is logged", func() bool { _, n := p.Counts(); return n == 1 })
 	p.Close()
 	calls, _ := l.calls()
 	if a := calls[0].Attributes; a["gen_ai.usage.output_tokens"] != int64(3) || a["gen_ai.response.model"] != "qwen3-coder" || calls[0].Outcome != record.OutcomeExecuted {
@@ -379,7 +333,7 @@ func TestFailuresAndRestart(t *testing.T) {
 			resp.Body.Close()
 		}
 	}
-	until(t, "the calls are recorded", func() bool { n, _ := p.Counts(); return n == 3 })
+	sessiontest.Until(t, "the calls are recorded", func() bool { n, _ := p.Counts(); return n == 3 })
 	for _, h := range []string{HeaderSession, HeaderStart, HeaderKey} {
 		r := l.request(srv.URL, "/v1/chat/completions", question, true)
 		r.Header.Set(h, "nonsense")
@@ -400,7 +354,7 @@ func TestFailuresAndRestart(t *testing.T) {
 		t.Error(err)
 	}
 	p = l.open()
-	until(t, "the record is logged", func() bool { _, n := p.Counts(); return n == 1 })
+	sessiontest.Until(t, "the record is logged", func() bool { _, n := p.Counts(); return n == 1 })
 	if err := p.Close(); err != nil {
 		t.Error(err)
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/affidavit-log/affidavit/client/session/activity"
 	hook "github.com/affidavit-log/affidavit/client/session/hooks/send"
 	"github.com/affidavit-log/affidavit/client/session/otlp"
+	"github.com/affidavit-log/affidavit/client/session/sessiontest"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
@@ -144,7 +145,7 @@ func do(t *testing.T, c *http.Client, method, path, body string) (int, []byte) {
 // A session by plain HTTP, from its start to its bundle.
 func TestAPI(t *testing.T) {
 	l := newLab(t)
-	cfg := l.config(memory(t))
+	cfg := l.config(sessiontest.Memory(t))
 	r := l.open(cfg)
 	defer r.Close()
 	c, _ := serveAPI(t, r, []int{os.Getuid()})
@@ -214,7 +215,7 @@ func soon() time.Time { return time.Now().Add(30 * time.Second) }
 // Hook events and telemetry of one agent over the socket are one session of the user whose process reports.
 func TestHooksAndTelemetryOverSocket(t *testing.T) {
 	l := newLab(t)
-	cfg := l.config(memory(t))
+	cfg := l.config(sessiontest.Memory(t))
 	r := l.open(cfg)
 	c, socket := serveAPI(t, r, nil)
 	b, err := os.ReadFile("../hooks/testdata/claude-code.ndjson")
@@ -241,7 +242,7 @@ func TestHooksAndTelemetryOverSocket(t *testing.T) {
 	if err := hook.Event(soon(), socket, "claude-code", strings.NewReader("nonsense")); err == nil || !strings.Contains(err.Error(), "400") {
 		t.Errorf("nonsense: %v", err)
 	}
-	until(t, "the session finishes", func() bool { return r.Counts()["sessions_finished"] == 1 })
+	sessiontest.Until(t, "the session finishes", func() bool { return r.Counts()["sessions_finished"] == 1 })
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}
@@ -398,7 +399,7 @@ func BenchmarkRecord(b *testing.B) {
 	for _, exporters := range []int{1, 4} {
 		b.Run(fmt.Sprint(exporters), func(b *testing.B) {
 			l := newLab(b)
-			c := l.config(memory(b))
+			c := l.config(sessiontest.Memory(b))
 			c.Linger, c.Idle = time.Hour, time.Hour
 			r := l.open(c)
 			defer r.Close()
@@ -409,7 +410,7 @@ func BenchmarkRecord(b *testing.B) {
 				send(b, r, m, first)
 				all = append(all, e)
 			}
-			until(b, "the sessions start", func() bool { return r.Counts()["sessions_recording"] == uint64(exporters) })
+			sessiontest.Until(b, "the sessions start", func() bool { return r.Counts()["sessions_recording"] == uint64(exporters) })
 			before := processorTime(b)
 			requests := min(b.N, exporters*900_000/spansARequest) // more, and the sessions are full
 			b.ResetTimer()

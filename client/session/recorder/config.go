@@ -74,6 +74,7 @@ type File struct {
 	Metrics     string        `yaml:"metrics"`         // private address; optional
 	Linger      time.Duration `yaml:"linger"`          // 10s by default
 	Idle        time.Duration `yaml:"idle"`            // 30m by default
+	RunsWait    time.Duration `yaml:"runs-wait"`       // 1m by default
 	MaxSessions int           `yaml:"max-sessions"`    // 2048 by default
 
 	GeminiRelatives []string       `yaml:"gemini-relatives"`
@@ -94,6 +95,7 @@ type FileModel struct {
 	Execution string      `yaml:"execution"`
 	Channel   FileChannel `yaml:"channel"`
 	ModelRun  string      `yaml:"model-run"`
+	Runs      string      `yaml:"runs"` // URL of the inference proxy that has the records of its runs; not for hops
 }
 
 // A FileInference is an inference.Config.
@@ -199,7 +201,7 @@ func (f *File) Config(ctx context.Context, read func() (*File, error)) (c Config
 		return c, err
 	}
 	c = Config{
-		Session: s, Dir: f.Dir, Out: f.Out, Linger: f.Linger, Idle: f.Idle, MaxSessions: f.MaxSessions,
+		Session: s, Dir: f.Dir, Out: f.Out, Linger: f.Linger, Idle: f.Idle, RunsWait: f.RunsWait, MaxSessions: f.MaxSessions,
 		Retention: record.Retention{Claim: f.Retention.Claim, Enforcement: f.Retention.Enforcement, Basis: f.Retention.Basis},
 	}
 	channels := []record.Channel{}
@@ -244,6 +246,17 @@ func (f *File) Config(ctx context.Context, read func() (*File, error)) (c Config
 		}
 		if model.ModelRun, err = parseDigest("model-run", m.ModelRun); err != nil {
 			return c, err
+		}
+		if m.Runs != "" {
+			if model.Runs, err = url.Parse(m.Runs); err != nil {
+				return c, fmt.Errorf("models[%d].runs: %w", i, err)
+			}
+			if m.Execution != record.ExecutionTEE || m.ModelRun != "" {
+				return c, fmt.Errorf("models[%d]: runs goes with execution tee, and without model-run", i)
+			}
+			if _, err := inference.NewClient(model.Runs, ch); err != nil {
+				return c, fmt.Errorf("models[%d].runs: %w", i, err)
+			}
 		}
 		if model.ModelRun != nil && m.Execution != record.ExecutionTEE {
 			return c, fmt.Errorf("models[%d]: model-run goes with execution tee only", i)
@@ -350,6 +363,9 @@ func (f *File) InferenceConfig(ctx context.Context) (c inference.Config, err err
 		ch, err := h.Channel.channel(fmt.Sprintf("inference.hops[%d].channel", n))
 		if err != nil {
 			return c, err
+		}
+		if h.Runs != "" {
+			return c, fmt.Errorf("inference.hops[%d]: a hop has no runs", n)
 		}
 		up := record.Upstream{Provider: h.Provider, Execution: h.Execution, Channel: ch}
 		if up.ModelRun, err = parseDigest("model-run", h.ModelRun); err != nil {

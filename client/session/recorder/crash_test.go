@@ -2,6 +2,7 @@ package recorder
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,12 +11,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/affidavit-log/affidavit/client/bundle/bundletest"
+	"golang.org/x/sys/unix"
+
+	"github.com/affidavit-log/affidavit/client/session"
 	"github.com/affidavit-log/affidavit/client/session/activity"
+	"github.com/affidavit-log/affidavit/client/session/sessiontest"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
-// childEnv has what a child process is to do: URL, directory and first event.
+// childEnv has what a child process is to do: URL, directory, and first event, or "before" or "after" to die when it
+// tells the session of its models.
 const childEnv = "AFFIDAVIT_RECORDER_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -46,9 +51,21 @@ func event(h *activity.Hasher, i int) activity.Event {
 
 // child records until it is killed, and says what was acknowledged.
 func child(args []string) {
-	l := &lab{World: bundletest.NewWorld(childTB{}, bundletest.LogOptions{Witnesses: 3, Threshold: 2}), t: childTB{}, url: args[0]}
+	l := &lab{sessiontest.At(childTB{}, args[0]), childTB{}}
 	c := l.config(args[1])
 	c.Linger, c.Idle = time.Hour, time.Hour
+	if when := args[2]; when == "before" || when == "after" {
+		c.setModels = func(s *session.Session, models []record.Model) (err error) {
+			if when == "after" {
+				err = s.SetModels(models)
+			}
+			fmt.Println(err)
+			unix.Kill(os.Getpid(), unix.SIGKILL)
+			select {}
+		}
+		chats(childTB{}, l.open(c), 3)
+		select {}
+	}
 	r := l.open(c)
 	first, _ := strconv.Atoi(args[2])
 	for i := first; ; i++ {
@@ -59,15 +76,94 @@ func child(args []string) {
 	}
 }
 
+// chats opens a session that calls a model n times, and ends it.
+func chats(t testing.TB, r *Recorder, n int) {
+	t.Helper()
+	s, err := r.Begin(1000, Request{Agent: "test", Conversation: "chats"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		chat(t, r, s.ID, i)
+	}
+	if _, err := r.Finish(1000, false, s.ID, record.EndCompleted, ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// chat reports a call of a model.
+func chat(t testing.TB, r *Recorder, id string, i int) {
+	t.Helper()
+	e := event(r.Hasher(), i)
+	e.Operation, e.Attributes = activity.OpChat, map[string]any{"gen_ai.provider.name": "agent's name for it", "gen_ai.request.model": "qwen3"}
+	if _, err := r.Add(1000, id, []activity.Event{e}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A recorder that dies just before or just after its session is told of the models that it used, or that is told that
+// the write failed, whether it did or not, has each call counted once.
+func TestModelsCountedOnce(t *testing.T) {
+	check := func(t *testing.T, l *lab, c Config, r *Recorder) {
+		t.Helper()
+		sessiontest.Until(t, "the session finishes", func() bool { return r.Counts()["sessions_finished"] == 1 })
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+		for _, o := range l.results(c.Out) {
+			if len(o.session.Models) != 1 || o.session.Models[0].Calls != 3 || len(o.actions) != 3 {
+				t.Errorf("%d actions, models %+v", len(o.actions), o.session.Models)
+			}
+		}
+	}
+	for _, when := range []string{"before", "after"} {
+		t.Run("killed "+when, func(t *testing.T) {
+			l, dir := newLab(t), sessiontest.Memory(t)
+			cmd := exec.Command(os.Args[0])
+			cmd.Env = append(os.Environ(), childEnv+"="+strings.Join([]string{l.URL, dir, when}, " "))
+			cmd.Stderr = os.Stderr
+			if out, err := cmd.Output(); err == nil || !strings.Contains(err.Error(), "killed") || string(out) != "<nil>\n" {
+				t.Fatalf("the child wasn't killed, but said %q: %v", out, err)
+			}
+			c := l.config(dir)
+			check(t, l, c, l.open(c))
+		})
+	}
+	for name, happened := range map[string]bool{"failed": false, "said to have failed": true} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			c := l.config(sessiontest.Memory(t))
+			told := 0
+			c.setModels = func(s *session.Session, models []record.Model) error {
+				if told++; told > 1 {
+					return s.SetModels(models)
+				}
+				if happened {
+					if err := s.SetModels(models); err != nil {
+						t.Error(err)
+					}
+				}
+				return errors.New("no space left")
+			}
+			r := l.open(c)
+			chats(t, r, 3)
+			check(t, l, c, r)
+			if told != 2 {
+				t.Errorf("the session was told %d times", told)
+			}
+		})
+	}
+}
+
 // A recorder that is killed at any time, again and again, before sessions have started and
 // after, loses no action that it has acknowledged, and records none twice.
 func TestKill(t *testing.T) {
 	l := newLab(t)
-	dir := memory(t)
+	dir := sessiontest.Memory(t)
 	acknowledged := -1
 	for _, after := range []int{0, 3, 40, 900, 2500} {
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), childEnv+"="+strings.Join([]string{l.url, dir, strconv.Itoa(acknowledged + 1)}, " "))
+		cmd.Env = append(os.Environ(), childEnv+"="+strings.Join([]string{l.URL, dir, strconv.Itoa(acknowledged + 1)}, " "))
 		cmd.Stderr = os.Stderr
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -102,7 +198,7 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	until(t, "sessions finish", func() bool { return r.Counts()["sessions_finished"] == conversations })
+	sessiontest.Until(t, "sessions finish", func() bool { return r.Counts()["sessions_finished"] == conversations })
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}

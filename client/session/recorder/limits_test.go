@@ -10,6 +10,7 @@ import (
 
 	"github.com/affidavit-log/affidavit/client/session/activity"
 	"github.com/affidavit-log/affidavit/client/session/otlp"
+	"github.com/affidavit-log/affidavit/client/session/sessiontest"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
@@ -17,9 +18,9 @@ import (
 func TestThousandSessions(t *testing.T) {
 	const n = 1000
 	l := newLab(t)
-	c := l.config(memory(t))
+	c := l.config(sessiontest.Memory(t))
 	c.Linger, c.Idle = time.Hour, time.Hour
-	l.down = true
+	l.Down = true
 	r := l.open(c)
 	defer r.Close()
 	var wg sync.WaitGroup
@@ -41,11 +42,11 @@ func TestThousandSessions(t *testing.T) {
 	if other := r.List(1001, false); len(other) != 0 {
 		t.Errorf("another user sees %d sessions", len(other))
 	}
-	l.mu.Lock()
-	l.down = false
-	l.mu.Unlock()
+	l.Mu.Lock()
+	l.Down = false
+	l.Mu.Unlock()
 	// Starting a thousand sessions takes a log a while; a few show that what waited arrives.
-	until(t, "sessions start", func() bool { return r.Counts()["sessions_started"] >= 20 })
+	sessiontest.Until(t, "sessions start", func() bool { return r.Counts()["sessions_started"] >= 20 })
 	for _, s := range r.List(1000, false) {
 		if s.State == Recording && s.Actions != 9 {
 			t.Errorf("session %s has %d actions, want 9", s.ID, s.Actions)
@@ -55,7 +56,7 @@ func TestThousandSessions(t *testing.T) {
 
 func TestMaxSessions(t *testing.T) {
 	l := newLab(t)
-	c := l.config(memory(t))
+	c := l.config(sessiontest.Memory(t))
 	c.MaxSessions = 2
 	r := l.open(c)
 	defer r.Close()
@@ -80,7 +81,7 @@ func TestMaxSessions(t *testing.T) {
 // can't reach each other's.
 func TestOwners(t *testing.T) {
 	l := newLab(t)
-	c := l.config(memory(t))
+	c := l.config(sessiontest.Memory(t))
 	r := l.open(c)
 	defer r.Close()
 	for i, o := range []owner{{1000, "a", "x"}, {1001, "a", "x"}, {1000, "b", "x"}, {1000, "a", "x"}} {
@@ -111,7 +112,7 @@ func TestOwners(t *testing.T) {
 // What is reported after the end is late; a conversation that goes on later has another session.
 func TestLateAndAgain(t *testing.T) {
 	l := newLab(t)
-	c := l.config(memory(t))
+	c := l.config(sessiontest.Memory(t))
 	r := l.open(c)
 	m := &otlp.Mapper{Hasher: r.Hasher()}
 	parts := split(spans(t, 1))
@@ -119,7 +120,7 @@ func TestLateAndAgain(t *testing.T) {
 	for _, p := range parts[1:] {
 		send(t, r, m, p)
 	}
-	until(t, "the session finishes", func() bool { return r.Counts()["sessions_finished"] == 1 })
+	sessiontest.Until(t, "the session finishes", func() bool { return r.Counts()["sessions_finished"] == 1 })
 	if n := send(t, r, m, late); n != 1 {
 		t.Errorf("%d late spans rejected, want 1", n)
 	}
@@ -133,7 +134,7 @@ func TestLateAndAgain(t *testing.T) {
 	if n := send(t, r, m, root); n != 0 {
 		t.Errorf("%d spans of the next turn rejected", n)
 	}
-	until(t, "the next session finishes", func() bool { return r.Counts()["sessions_finished"] == 2 })
+	sessiontest.Until(t, "the next session finishes", func() bool { return r.Counts()["sessions_finished"] == 2 })
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}
@@ -181,7 +182,7 @@ func TestNestedAgents(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
-			c := l.config(memory(t))
+			c := l.config(sessiontest.Memory(t))
 			c.Linger = time.Millisecond
 			r := l.open(c)
 			defer r.Close()
@@ -215,7 +216,7 @@ func TestNestedAgents(t *testing.T) {
 
 func TestIdle(t *testing.T) {
 	l := newLab(t)
-	c := l.config(memory(t))
+	c := l.config(sessiontest.Memory(t))
 	c.Idle = 50 * time.Millisecond
 	r := l.open(c)
 	for i, kind := range []activity.Kind{activity.Action, activity.TurnEnd} {
@@ -225,7 +226,7 @@ func TestIdle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	until(t, "sessions finish", func() bool { return r.Counts()["sessions_finished"] == 2 })
+	sessiontest.Until(t, "sessions finish", func() bool { return r.Counts()["sessions_finished"] == 2 })
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}
@@ -245,7 +246,7 @@ func TestIdle(t *testing.T) {
 // one source reports are two.
 func TestCallsOfTwoSources(t *testing.T) {
 	l := newLab(t)
-	c := l.config(memory(t))
+	c := l.config(sessiontest.Memory(t))
 	r := l.open(c)
 	defer r.Close()
 	for i, source := range []string{activity.SourceHook, activity.SourceLog, activity.SourceHook} {
@@ -255,7 +256,7 @@ func TestCallsOfTwoSources(t *testing.T) {
 		if _, err := r.Take(1, []activity.Event{e}, nil); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "the session starts", func() bool { return r.List(1, false)[0].State == Recording })
+		sessiontest.Until(t, "the session starts", func() bool { return r.List(1, false)[0].State == Recording })
 	}
 	if s := r.List(1, false)[0]; s.Actions != 2 {
 		t.Errorf("%d actions, want 2", s.Actions)

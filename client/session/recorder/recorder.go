@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,6 +26,8 @@ import (
 
 	"github.com/affidavit-log/affidavit/client/session"
 	"github.com/affidavit-log/affidavit/client/session/activity"
+	"github.com/affidavit-log/affidavit/client/session/inference"
+	"github.com/affidavit-log/affidavit/client/session/private"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
@@ -62,8 +65,15 @@ type Config struct {
 	// MaxSessions bounds the sessions that are open at a time. It defaults to 2,048.
 	MaxSessions int
 
+	// RunsWait bounds the time that the end of a session waits for the records of its model runs. It defaults to one
+	// minute. A run whose record can't be had until then stays what the vendor says.
+	RunsWait time.Duration
+
 	// Log defaults to slog.Default.
 	Log *slog.Logger
+
+	// setModels is (*session.Session).SetModels, unless a test says otherwise.
+	setModels func(*session.Session, []record.Model) error
 }
 
 // A Model says where calls go. Provider and Model are those of
@@ -73,6 +83,13 @@ type Model struct {
 	Execution       string // record.ExecutionUnattested by default
 	Channel         record.Channel
 	ModelRun        *record.Digest // with record.ExecutionTEE, if it is known beforehand
+
+	// Runs is the URL of the inference proxy whose key Channel is: with record.ExecutionTEE, and without ModelRun. At the
+	// end of a session it is asked which runs have served the session, and the final record names them. It is https, or
+	// http on this machine.
+	Runs *url.URL
+
+	gateway *gateway // of Runs
 }
 
 const (
@@ -154,6 +171,7 @@ const (
 	countFinished   = "sessions_finished"
 	countRetries    = "retries"
 	countUnknown    = "unknown_events"
+	countUnlinked   = "unlinked_calls" // of models that are said to have records, and no record was had
 )
 
 // Open takes up what a process that died left in c.Dir, and returns a Recorder. Only
@@ -164,6 +182,12 @@ func Open(c Config) (_ *Recorder, err error) {
 	}
 	if c.Idle == 0 {
 		c.Idle = 30 * time.Minute
+	}
+	if c.RunsWait == 0 {
+		c.RunsWait = time.Minute
+	}
+	if c.setModels == nil {
+		c.setModels = (*session.Session).SetModels
 	}
 	if c.MaxSessions == 0 {
 		c.MaxSessions = 2048
@@ -177,10 +201,28 @@ func Open(c Config) (_ *Recorder, err error) {
 	if c.Session.Now == nil {
 		c.Session.Now = time.Now
 	}
+	c.Models = slices.Clone(c.Models)
+	gateways := make(map[string]*gateway)
 	for i := range c.Models {
-		if c.Models[i].Execution == "" {
-			c.Models[i].Execution = record.ExecutionUnattested
+		m := &c.Models[i]
+		if m.Execution == "" {
+			m.Execution = record.ExecutionUnattested
 		}
+		if m.Runs == nil {
+			continue
+		}
+		if m.Execution != record.ExecutionTEE || m.ModelRun != nil {
+			return nil, fmt.Errorf("model %s of %s: a proxy that has records of runs goes with execution tee, and without a record that is known beforehand", m.Model, m.Provider)
+		}
+		name := fmt.Sprint(m.Runs, m.Channel)
+		if gateways[name] == nil {
+			cl, err := inference.NewClient(m.Runs, m.Channel)
+			if err != nil {
+				return nil, err
+			}
+			gateways[name] = &gateway{cl, m.Channel}
+		}
+		m.gateway = gateways[name]
 	}
 	c.Session.Dir = filepath.Join(c.Dir, "journals")
 	for _, d := range []string{c.Session.Dir, filepath.Join(c.Dir, "tracks")} {
@@ -226,10 +268,7 @@ func loadSecret(path string) ([]byte, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		b = make([]byte, 32)
 		rand.Read(b)
-		if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-			return nil, err
-		}
-		return b, os.Rename(path+".new", path)
+		return b, private.PutBytes(path, b)
 	}
 	if err == nil && len(b) != 32 {
 		err = fmt.Errorf("%s: %d bytes, want 32", path, len(b))
@@ -251,6 +290,11 @@ func (r *Recorder) Close() error {
 	var all []error
 	for _, t := range r.tracks {
 		all = append(all, t.close())
+	}
+	for i := range r.cfg.Models {
+		if g := r.cfg.Models[i].gateway; g != nil {
+			g.client.Close()
+		}
 	}
 	return errors.Join(append(all, r.lock.Close())...)
 }

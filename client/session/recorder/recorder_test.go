@@ -8,93 +8,42 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
-	"github.com/affidavit-log/affidavit/client"
 	"github.com/affidavit-log/affidavit/client/bundle"
-	"github.com/affidavit-log/affidavit/client/bundle/bundletest"
 	"github.com/affidavit-log/affidavit/client/session"
 	"github.com/affidavit-log/affidavit/client/session/otlp"
 	"github.com/affidavit-log/affidavit/client/session/quote"
+	"github.com/affidavit-log/affidavit/client/session/sessiontest"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
 // lab is a log over HTTP, and a vendor whose TD is this process.
 type lab struct {
-	*bundletest.World
-	t   testing.TB
-	url string
-
-	mu   sync.Mutex // held while a submission is handled
-	down bool       // the log answers nothing
+	*sessiontest.Log
+	t testing.TB
 }
 
 func newLab(t testing.TB) *lab {
 	t.Helper()
-	l := &lab{World: bundletest.NewWorld(t, bundletest.LogOptions{Witnesses: 3, Threshold: 2}), t: t}
-	l.AddVendorKey(l.Vendor)
-	l.AddRelease(l.Vendor)
-	l.AddCollateral(l.Set)
-	l.AddTime()
-	l.Publish(l.Now)
-	h := l.Handler()
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.down {
-			panic(http.ErrAbortHandler)
-		}
-		if r.Method != "POST" {
-			h.ServeHTTP(w, r)
-			return
-		}
-		answer := httptest.NewRecorder()
-		h.ServeHTTP(answer, r)
-		l.Tick(2 * time.Second)
-		l.AddTime()
-		l.Tick(2 * time.Second)
-		l.Publish(l.Now)
-		maps.Copy(w.Header(), answer.Header())
-		w.WriteHeader(answer.Code)
-		w.Write(answer.Body.Bytes())
-	}))
-	t.Cleanup(srv.Close)
-	l.url = srv.URL
-	return l
-}
-
-func memory(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "affidavit-test-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
+	return &lab{sessiontest.New(t), t}
 }
 
 func (l *lab) config(dir string) Config {
 	l.t.Helper()
-	c, err := client.New(l.url, client.Config{LogPolicy: l.Policy()})
-	if err != nil {
-		l.t.Fatal(err)
-	}
 	return Config{
 		Session: session.Config{
-			Log: c, Quotes: quote.Sim(l.Platform, l.Vendor.Quote()), AnyFileSystem: true, Vendor: l.Vendor.ID,
+			Log: l.Client(), Quotes: quote.Sim(l.Platform, l.Vendor.Quote()), AnyFileSystem: true, Vendor: l.Vendor.ID,
 			Environment: record.Environment{Release: l.Vendor.Image, PersistentStorage: record.StorageNone},
-			Now:         func() time.Time { l.mu.Lock(); defer l.mu.Unlock(); return l.Now },
+			Now:         l.Time,
 		},
 		Dir: filepath.Join(dir, "run"), Out: filepath.Join(dir, "out"),
 		Options: func(time.Time) (session.Options, error) {
@@ -117,18 +66,6 @@ func (l *lab) open(c Config) *Recorder {
 		l.t.Fatal(err)
 	}
 	return r
-}
-
-// until waits for something that another goroutine does.
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for range 3000 {
-		if ok() {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatal("never: " + what)
 }
 
 // outcome is what is left of a session.
@@ -269,7 +206,7 @@ func send(t testing.TB, r *Recorder, m *otlp.Mapper, td *tracepb.TracesData) (re
 // comes in any order, span by span and twice, becomes the same.
 func TestTrace(t *testing.T) {
 	l := newLab(t)
-	c := l.config(memory(t))
+	c := l.config(sessiontest.Memory(t))
 	r := l.open(c)
 	m := &otlp.Mapper{Hasher: r.Hasher()}
 	if n := send(t, r, m, spans(t, 0)); n != 0 {
@@ -284,7 +221,7 @@ func TestTrace(t *testing.T) {
 			send(t, r, m, p)
 		}
 	}
-	until(t, "sessions finish", func() bool { return r.Counts()["sessions_finished"] == shuffled+1 })
+	sessiontest.Until(t, "sessions finish", func() bool { return r.Counts()["sessions_finished"] == shuffled+1 })
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}

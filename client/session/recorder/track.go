@@ -23,6 +23,7 @@ import (
 
 	"github.com/affidavit-log/affidavit/client/session"
 	"github.com/affidavit-log/affidavit/client/session/activity"
+	"github.com/affidavit-log/affidavit/client/session/private"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
@@ -44,6 +45,7 @@ type Status struct {
 	Agent        string     `json:"agent"`
 	Conversation string     `json:"conversation"`
 	Session      string     `json:"session,omitempty"`
+	Key          string     `json:"key,omitempty"` // its key id, for a gateway that logs a record per call
 	Actions      uint64     `json:"actions"`
 	Start        *Reference `json:"start,omitempty"`
 	Final        *Reference `json:"final,omitempty"`
@@ -73,7 +75,6 @@ type meta struct {
 	Closing      string   // reason, if the conversation has ended
 	Ending       bool     // the final is being made, with that reason
 	Commit       string   `json:",omitempty"`
-	Models       bool     // the session knows the models
 }
 
 // A track is one session on its way. run owns its life; everything else reports to it.
@@ -100,6 +101,7 @@ type track struct {
 	turnEnded bool
 	closeAt   time.Time // when it ends, if its conversation has ended
 	closedAt  time.Time // when that was, by the agent's clock
+	named     bool      // the session has been told of the models
 	problem   string
 	changed   chan struct{} // closed and replaced when the state changes
 }
@@ -140,11 +142,7 @@ func (t *track) save() error {
 	if err != nil {
 		return err
 	}
-	name := filepath.Join(t.dir, "meta")
-	if err := os.WriteFile(name+".new", b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(name+".new", name)
+	return private.PutBytes(filepath.Join(t.dir, "meta"), b)
 }
 
 // recover takes up the tracks that a process left, and abandons sessions that no track
@@ -257,7 +255,7 @@ func (t *track) status() *Status {
 		ID: t.id, State: t.st, Agent: t.m.Agent, Conversation: t.m.Conversation, Session: t.m.Session, Actions: t.accepted, Error: t.problem, uid: t.uid,
 	}
 	if t.sess != nil && t.st != Starting {
-		s.Start = reference(t.sess.StartRef())
+		s.Start, s.Key = reference(t.sess.StartRef()), t.sess.Key().KeyID
 	}
 	return s
 }
@@ -597,13 +595,21 @@ func (r *Recorder) model(attributes map[string]any) (record.Model, bool) {
 		m.Provider = "unknown"
 	}
 	m.Execution, m.Channel.Type = record.ExecutionUnattested, record.ChannelTLSSPKI
-	for _, c := range r.cfg.Models {
-		if (c.Provider == "*" || c.Provider == m.Provider) && (c.Model == "*" || c.Model == m.RequestModel) {
-			m.Execution, m.Channel, m.ModelRun = c.Execution, c.Channel, c.ModelRun
-			break
-		}
+	if c := r.configured(&m); c != nil {
+		m.Execution, m.Channel, m.ModelRun = c.Execution, c.Channel, c.ModelRun
 	}
 	return m, true
+}
+
+// configured returns what the configuration says of where a model runs, or nil.
+func (r *Recorder) configured(m *record.Model) *Model {
+	for i := range r.cfg.Models {
+		c := &r.cfg.Models[i]
+		if (c.Provider == "*" || c.Provider == m.Provider) && (c.Model == "*" || c.Model == m.RequestModel) {
+			return c
+		}
+	}
+	return nil
 }
 
 // name makes a *name* of s (FORMAT.md, section 2.2).
@@ -773,20 +779,10 @@ func (t *track) finish() error {
 	r := t.r
 	t.mu.Lock()
 	m, s := t.m, t.sess
-	if !m.Models {
-		for model, calls := range t.models {
-			model.Calls = calls
-			if err := s.ModelRun(model); err != nil && !errors.Is(err, session.ErrEnded) {
-				r.cfg.Log.Error("a model isn't in the final record", "track", t.id, "provider", model.Provider, "model", model.RequestModel, "error", err)
-			}
-		}
-		t.m.Models = true
-		if err := t.save(); err != nil {
-			t.mu.Unlock()
-			return err
-		}
-	}
 	t.mu.Unlock()
+	if err := t.nameModels(); err != nil {
+		return err
+	}
 	o := session.FinishOptions{EndReason: m.Closing, Retention: r.cfg.Retention, Commit: m.Commit}
 	if r.cfg.Erase != nil {
 		if err := r.cfg.Erase(r.ctx); err != nil {
@@ -803,10 +799,10 @@ func (t *track) finish() error {
 		return err
 	}
 	name := filepath.Join(r.cfg.Out, s.ID().String())
-	if err := put(name+".session", s.WriteFile); err != nil {
+	if err := private.Put(name+".session", s.WriteFile); err != nil {
 		return err
 	}
-	if err := put(name+".affidavit", func(w io.Writer) error { _, err := w.Write(b); return err }); err != nil {
+	if err := private.PutBytes(name+".affidavit", b); err != nil {
 		return err
 	}
 	st := t.status()
@@ -824,18 +820,6 @@ func (t *track) finish() error {
 	r.mu.Unlock()
 	r.cfg.Log.Info("session finished", "session", st.Session, "index", result.Ref.Index, "actions", st.Actions, "reason", m.Closing)
 	return nil
-}
-
-// put writes a file that only the recorder's user can read, at once or not at all.
-func put(name string, write func(io.Writer) error) error {
-	f, err := os.OpenFile(name+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(write(f), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(name+".new", name)
 }
 
 // close leaves the track to the next process.
