@@ -65,140 +65,28 @@ becomes of it there, the session's final record says later.`,
 		},
 		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
 			o := new(opening)
-			upstream := fs.String("upstream", "", "`URL` of the vendor's endpoint, with https")
-			listen := fs.String("listen", "127.0.0.1:0", "loopback `ADDRESS` and port to listen on; port 0 is any that is free")
-			cert := fs.String("tls-cert", "", "`FILE` with a certificate chain in PEM, to listen with https instead of http")
-			key := fs.String("tls-key", "", "`FILE` with its private key in PEM")
-			fs.StringVar(&o.bundle, "bundle", "", "`FILE` with the bundle of the session's start")
-			fs.StringVar(&o.log, "log", "", "`URL` of the log, to fetch the bundle from")
-			fs.StringVar(&o.statement, "statement", "", "`DIGEST` of the start's statement: required with --log")
-			fs.StringVar(&o.session, "session", "", "`ID` of the session that it must be the start of")
-			fs.StringVar(&o.cfg.Vendor, "vendor", "", "`ID` of the vendor that it must be the start of, a URI")
-			logPolicy := fs.String("log-policy", "", "`FILE` that says whose signatures make a record logged")
-			appraisalPolicy := fs.String("appraisal-policy", "", "`FILE` that says which starts are good enough, in YAML")
-			root := rootFlag(fs)
-			fs.BoolVar(&o.cfg.Check.AllowQuorumNone, "allow-quorum-none", false, "accept a log policy without witnesses: then the start's age is only the log's word")
-			fs.DurationVar(&o.cfg.MaxAge, "max-age", 20*time.Minute, "`DURATION` that the start may be old when the gate opens, such as 20m")
-			fs.DurationVar(&o.cfg.Lifetime, "lifetime", 24*time.Hour, "`DURATION` after the start during which the gate is open, such as 8h")
-			challenge := fs.String("challenge-file", "", "`FILE` with your challenge, which the start must have")
-			check := fs.Bool("check", false, "say whether the gate would open, and don't listen")
-			asJSON := jsonFlag(fs)
+			o.register(fs)
 			return func(c *console, _ []string) (int, error) {
-				required := []string{"upstream", "log-policy", "appraisal-policy"}
-				if *check {
-					required = required[1:]
-				}
-				if err := require(fs, required...); err != nil {
+				if err := o.usage(fs); err != nil {
 					return 0, err
 				}
-				switch {
-				case (o.bundle == "") == (o.log == ""):
-					return 0, usagef("give the session's start: either --bundle, or --log with --statement")
-				case o.log != "" && o.statement == "":
-					return 0, usagef("missing flag --statement: which start?")
-				case *check && (*upstream != "" || fs.Changed("listen") || *cert != "" || *key != ""):
-					return 0, usagef("--check doesn't listen: leave out --upstream, --listen, --tls-cert and --tls-key")
-				case (*cert == "") != (*key == ""):
-					return 0, usagef("--tls-cert and --tls-key go together")
-				case o.cfg.MaxAge <= 0 || o.cfg.Lifetime <= 0:
-					return 0, usagef("--max-age and --lifetime: want more than nothing, such as 20m")
-				}
-				if o.statement != "" {
-					_, digest, err := parseName(o.statement)
-					if err != nil || digest == nil {
-						return 0, usagef("--statement %q: want a SHA-256 in hexadecimal", clean(o.statement))
-					}
-					if o.cfg.Statement = *digest; *digest == (record.Digest{}) {
-						return 0, usagef("--statement is zero, which is no statement's digest")
-					}
-				}
-				var target *url.URL
-				if !*check {
-					var err error
-					if target, err = parseUpstream(*upstream); err != nil {
-						return 0, err
-					}
-					if err := checkLoopback(*listen); err != nil {
-						return 0, err
-					}
-				}
-				if o.session != "" {
-					if _, err := record.ParseSessionID(o.session); err != nil {
-						return 0, usagef("--session %q: want 32 hexadecimal digits", clean(o.session))
-					}
-				}
-				var err error
-				if o.cfg.Check.LogPolicy, err = readLogPolicy(c, *logPolicy); err != nil {
+				if err := o.load(c); err != nil {
 					return 0, err
-				}
-				if o.cfg.Check.Appraisal, err = readAppraisalPolicy(c, *appraisalPolicy); err != nil {
-					return 0, err
-				}
-				if !o.cfg.Check.Appraisal.NamesMeasurement() {
-					return 0, usagef("%s names no measurement and no release key: which code do you expect? \"affidavit verify\" says what can be pinned", *appraisalPolicy)
-				}
-				if o.cfg.Check.Root, err = readRoot(c, *root); err != nil {
-					return 0, err
-				}
-				if *challenge != "" {
-					digest, err := readChallenge(c, *challenge)
-					if err != nil {
-						return 0, err
-					}
-					o.cfg.Challenge = &digest
-				}
-				var tlsConfig *tls.Config
-				if *cert != "" {
-					if tlsConfig, err = readServerCertificate(c, *cert, *key); err != nil {
-						return 0, err
-					}
 				}
 				ctx, stop := interruptible()
 				defer stop()
-				g, status, err := o.open(ctx, c, *logPolicy)
+				g, status, err := o.open(ctx, c)
 				if g == nil {
-					if *asJSON && err == nil {
+					if *o.asJSON && err == nil {
 						err = c.printJSON(o.json(nil, "", ""))
 					}
 					return status, err
 				}
 				defer g.Close()
-				if *check {
-					if *asJSON {
-						return exitGood, c.printJSON(o.json(g, "", ""))
-					}
-					c.headline(exitGood, "OPEN: "+o.summary(g))
-					return exitGood, nil
+				if o.check {
+					return exitGood, o.wouldOpen(c, g)
 				}
-				h, err := g.Handler(target)
-				if err != nil {
-					return 0, usagef("--upstream: %v", err)
-				}
-				var lc net.ListenConfig
-				l, err := lc.Listen(ctx, "tcp", *listen)
-				if err != nil {
-					return 0, fmt.Errorf("--listen %s: %w", *listen, err)
-				}
-				address := "http://" + l.Addr().String()
-				if tlsConfig != nil {
-					address = "https://" + l.Addr().String()
-					l = tls.NewListener(l, tlsConfig)
-				}
-				if *asJSON {
-					err = c.printJSON(o.json(g, address, target.String()))
-				} else {
-					fmt.Fprintln(c.stdout, address)
-					fmt.Fprintf(c.stderr, "open until %s: %s\n", stamp(o.until(g)), o.summary(g))
-				}
-				if c.flush != nil {
-					err = errors.Join(err, c.flush())
-				}
-				if err != nil {
-					l.Close()
-					return 0, err
-				}
-				// A page in a browser on this machine can send requests here, too.
-				return exitGood, serveGate(ctx, l, http.NewCrossOriginProtection().Handler(h))
+				return exitGood, o.serve(ctx, c, g)
 			}
 		},
 	}
@@ -206,16 +94,159 @@ becomes of it there, the session's final record says later.`,
 
 // An opening is what the flags of gate ask for.
 type opening struct {
-	cfg                             client.GateConfig
-	bundle, log, statement, session string
+	cfg                                           client.GateConfig
+	bundle, log, statement, session, challenge    string
+	logPolicy, appraisalPolicy                    string
+	upstream, listen, certificate, certificateKey string
+	check                                         bool
+	asJSON                                        *bool
+	root                                          *string
+
+	target *url.URL    // of upstream
+	tls    *tls.Config // nil for http
 
 	status int    // when it is closed
 	why    string // likewise
 }
 
+func (o *opening) register(fs *pflag.FlagSet) {
+	fs.StringVar(&o.upstream, "upstream", "", "`URL` of the vendor's endpoint, with https")
+	fs.StringVar(&o.listen, "listen", "127.0.0.1:0", "loopback `ADDRESS` and port to listen on; port 0 is any that is free")
+	fs.StringVar(&o.certificate, "tls-cert", "", "`FILE` with a certificate chain in PEM, to listen with https instead of http")
+	fs.StringVar(&o.certificateKey, "tls-key", "", "`FILE` with its private key in PEM")
+	fs.StringVar(&o.bundle, "bundle", "", "`FILE` with the bundle of the session's start")
+	fs.StringVar(&o.log, "log", "", "`URL` of the log, to fetch the bundle from")
+	fs.StringVar(&o.statement, "statement", "", "`DIGEST` of the start's statement: required with --log")
+	fs.StringVar(&o.session, "session", "", "`ID` of the session that it must be the start of")
+	fs.StringVar(&o.cfg.Vendor, "vendor", "", "`ID` of the vendor that it must be the start of, a URI")
+	fs.StringVar(&o.logPolicy, "log-policy", "", "`FILE` that says whose signatures make a record logged")
+	fs.StringVar(&o.appraisalPolicy, "appraisal-policy", "", "`FILE` that says which starts are good enough, in YAML")
+	o.root = rootFlag(fs)
+	fs.BoolVar(&o.cfg.Check.AllowQuorumNone, "allow-quorum-none", false, "accept a log policy without witnesses: then the start's age is only the log's word")
+	fs.DurationVar(&o.cfg.MaxAge, "max-age", 20*time.Minute, "`DURATION` that the start may be old when the gate opens, such as 20m")
+	fs.DurationVar(&o.cfg.Lifetime, "lifetime", 24*time.Hour, "`DURATION` after the start during which the gate is open, such as 8h")
+	fs.StringVar(&o.challenge, "challenge-file", "", "`FILE` with your challenge, which the start must have")
+	fs.BoolVar(&o.check, "check", false, "say whether the gate would open, and don't listen")
+	o.asJSON = jsonFlag(fs)
+}
+
+// usage checks the flags by themselves.
+func (o *opening) usage(fs *pflag.FlagSet) error {
+	required := []string{"upstream", "log-policy", "appraisal-policy"}
+	if o.check {
+		required = required[1:]
+	}
+	if err := require(fs, required...); err != nil {
+		return err
+	}
+	switch {
+	case (o.bundle == "") == (o.log == ""):
+		return usagef("give the session's start: either --bundle, or --log with --statement")
+	case o.log != "" && o.statement == "":
+		return usagef("missing flag --statement: which start?")
+	case o.check && (o.upstream != "" || fs.Changed("listen") || o.certificate != "" || o.certificateKey != ""):
+		return usagef("--check doesn't listen: leave out --upstream, --listen, --tls-cert and --tls-key")
+	case (o.certificate == "") != (o.certificateKey == ""):
+		return usagef("--tls-cert and --tls-key go together")
+	case o.cfg.MaxAge <= 0 || o.cfg.Lifetime <= 0:
+		return usagef("--max-age and --lifetime: want more than nothing, such as 20m")
+	}
+	if o.statement != "" {
+		_, digest, err := parseName(o.statement)
+		if err != nil || digest == nil {
+			return usagef("--statement %q: want a SHA-256 in hexadecimal", clean(o.statement))
+		}
+		if o.cfg.Statement = *digest; *digest == (record.Digest{}) {
+			return usagef("--statement is zero, which is no statement's digest")
+		}
+	}
+	if o.session != "" {
+		if _, err := record.ParseSessionID(o.session); err != nil {
+			return usagef("--session %q: want 32 hexadecimal digits", clean(o.session))
+		}
+	}
+	if o.check {
+		return nil
+	}
+	var err error
+	if o.target, err = parseUpstream(o.upstream); err != nil {
+		return err
+	}
+	return checkLoopback(o.listen)
+}
+
+// load reads the files that the flags name.
+func (o *opening) load(c *console) (err error) {
+	if o.cfg.Check.LogPolicy, err = readLogPolicy(c, o.logPolicy); err != nil {
+		return err
+	}
+	if o.cfg.Check.Appraisal, err = readAppraisalPolicy(c, o.appraisalPolicy); err != nil {
+		return err
+	}
+	if !o.cfg.Check.Appraisal.NamesMeasurement() {
+		return usagef("%s names no measurement and no release key: which code do you expect? \"affidavit verify\" says what can be pinned", o.appraisalPolicy)
+	}
+	if o.cfg.Check.Root, err = readRoot(c, *o.root); err != nil {
+		return err
+	}
+	if o.challenge != "" {
+		digest, err := readChallenge(c, o.challenge)
+		if err != nil {
+			return err
+		}
+		o.cfg.Challenge = &digest
+	}
+	if o.certificate != "" {
+		o.tls, err = readServerCertificate(c, o.certificate, o.certificateKey)
+	}
+	return err
+}
+
+// wouldOpen says that the gate would open.
+func (o *opening) wouldOpen(c *console, g *client.Gate) error {
+	if *o.asJSON {
+		return c.printJSON(o.json(g, "", ""))
+	}
+	c.headline(exitGood, "OPEN: "+o.summary(g))
+	return nil
+}
+
+// serve says where the gate listens, and forwards until it is interrupted.
+func (o *opening) serve(ctx context.Context, c *console, g *client.Gate) error {
+	h, err := g.Handler(o.target)
+	if err != nil {
+		return usagef("--upstream: %v", err)
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", o.listen)
+	if err != nil {
+		return fmt.Errorf("--listen %s: %w", o.listen, err)
+	}
+	address := "http://" + l.Addr().String()
+	if o.tls != nil {
+		address = "https://" + l.Addr().String()
+		l = tls.NewListener(l, o.tls)
+	}
+	if *o.asJSON {
+		err = c.printJSON(o.json(g, address, o.target.String()))
+	} else {
+		fmt.Fprintln(c.stdout, address)
+		fmt.Fprintf(c.stderr, "open until %s: %s\n", stamp(o.until(g)), o.summary(g))
+	}
+	if c.flush != nil {
+		err = errors.Join(err, c.flush())
+	}
+	if err != nil {
+		l.Close()
+		return err
+	}
+	// A page in a browser on this machine can send requests here, too.
+	return serveGate(ctx, l, http.NewCrossOriginProtection().Handler(h))
+}
+
 // open returns the gate, or nil with the status and a message printed. The error
 // says that it couldn't be known.
-func (o *opening) open(ctx context.Context, c *console, logPolicy string) (*client.Gate, int, error) {
+func (o *opening) open(ctx context.Context, c *console) (*client.Gate, int, error) {
 	o.cfg.Now, o.cfg.Proxy = c.now, http.ProxyFromEnvironment
 	closed := func(status int, err error) (*client.Gate, int, error) {
 		o.status, o.why = status, clean(strings.TrimPrefix(err.Error(), client.ErrGate.Error()+": "))
@@ -241,7 +272,7 @@ func (o *opening) open(ctx context.Context, c *console, logPolicy string) (*clie
 	g, err := client.NewGate(ctx, o.cfg)
 	switch {
 	case errors.Is(err, bundle.ErrQuorumNone):
-		return nil, 0, usagef("%s: %v; give --allow-quorum-none if that is good enough for you", logPolicy, bundle.ErrQuorumNone)
+		return nil, 0, usagef("%s: %v; give --allow-quorum-none if that is good enough for you", o.logPolicy, bundle.ErrQuorumNone)
 	case client.NotFound(err):
 		return closed(exitNotGenuine, fmt.Errorf("the log has no such start, or no published checkpoint covers it yet: %w", err))
 	case errors.As(err, new(*bundle.NotProven)):
