@@ -400,9 +400,12 @@ func dueKey(ms int64, what byte, rest []byte) []byte {
 
 // open keeps a start, or a model run, until its session ends.
 func (a *audit) open(c *change, it *item, p *verifier.PlacedRecord) error {
-	what := byte(dueStart)
-	if it.entry().Statement().ModelRun != nil {
+	what, value := byte(dueStart), u64(it.index)
+	if run := it.entry().Statement().ModelRun; run != nil {
 		what = dueRun
+		if run.Session != nil {
+			value = append(value, run.Session.Statement[:]...)
+		}
 	}
 	ppid := ""
 	if p.Verdict.TDX != nil {
@@ -411,7 +414,7 @@ func (a *audit) open(c *change, it *item, p *verifier.PlacedRecord) error {
 	a.recent.Add(it.statement, p)
 	return errors.Join(
 		c.b.Set(key(prefixOpen, it.statement[:]), encodeOpen(it.index, ppid, it.raw), nil),
-		c.b.Set(dueKey(it.time()+a.m.cfg.UnpairedAfter.Milliseconds(), what, it.statement[:]), u64(it.index), nil))
+		c.b.Set(dueKey(it.time()+a.m.cfg.UnpairedAfter.Milliseconds(), what, it.statement[:]), value, nil))
 }
 
 // placed returns a start or model run that was logged before, nil if there is none that is genuine.
@@ -492,6 +495,9 @@ const maxRuns = 1024
 
 // runsOf returns the model runs that name a start.
 func (a *audit) runsOf(start record.Digest) ([]openRun, error) {
+	if _, ok := a.closed[start]; ok {
+		return nil, nil // forgotten, though the database doesn't know yet
+	}
 	prefix := key(prefixRuns, start[:])
 	it, err := a.m.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: append(slices.Clone(prefix), u64(1<<63)...)})
 	if err != nil {
@@ -564,11 +570,11 @@ func (a *audit) end(ctx context.Context, c *change, it *item, p *verifier.Placed
 
 // closeSession forgets what was kept for a session's end.
 func (a *audit) closeSession(c *change, statement record.Digest, start *verifier.PlacedRecord) error {
-	a.closed[statement] = struct{}{}
 	runs, err := a.runsOf(statement)
 	if err != nil {
 		return err
 	}
+	a.closed[statement] = struct{}{}
 	for _, r := range runs {
 		// What is due for the run finds nothing later.
 		if err := errors.Join(c.b.Delete(key(prefixOpen, r.statement[:]), nil), c.b.Delete(key(prefixRuns, statement[:], u64(r.index)), nil)); err != nil {
@@ -754,6 +760,25 @@ func (a *audit) writePending(c *change) error {
 
 // --- what is due
 
+// settle looks at what is due after the last leaf: what a batch writes is only looked at after it.
+func (a *audit) settle() error {
+	for {
+		c := a.m.begin()
+		if err := errors.Join(a.due(c), a.writeSequences(c)); err != nil {
+			c.b.Close()
+			return err
+		}
+		if c.b.Empty() {
+			return c.b.Close()
+		}
+		err := c.commit()
+		a.reset()
+		if err := errors.Join(err, c.b.Close()); err != nil {
+			return err
+		}
+	}
+}
+
 // due looks at what is due by the log's clock, as far as it was written in earlier batches, and adds what was found
 // about other leaves than those of the batch.
 func (a *audit) due(c *change) error {
@@ -798,6 +823,9 @@ func (a *audit) dueUntil(c *change) error {
 			err = a.dueStart(c, record.Digest(rest))
 		case dueRun:
 			err = c.b.Delete(key(prefixOpen, rest), nil)
+			if v := it.Value(); len(v) == 8+32 { // index, and the start of the session that it is for
+				err = errors.Join(err, c.b.Delete(key(prefixRuns, v[8:], v[:8]), nil))
+			}
 		case dueGap:
 			err = a.dueGap(c, rest)
 		}

@@ -55,3 +55,5 @@ func TestHonest(t *testing.T) {
 		}
 	}
 }
+
+func sha256Of(b []byte) [32]byte { return sha256.Sum256(b) }

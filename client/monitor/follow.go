@@ -117,6 +117,9 @@ func (m *Monitor) catchUp(ctx context.Context) error {
 	if len(errs) > 0 {
 		return errs[0] // the others follow from it
 	}
+	if m.st.Audited == target.Size {
+		return m.a.settle()
+	}
 	return nil
 }
 

@@ -162,7 +162,7 @@ func (l *lab) want(kinds ...Kind) *Finding {
 		got = append(got, f.Kind)
 	}
 	slices.Sort(got)
-	slices.Sort(kinds)
+	kinds = slices.Sorted(slices.Values(kinds))
 	if !slices.Equal(got, kinds) {
 		for _, f := range found {
 			l.t.Logf("%s: %s", f.Kind, f.Message)
