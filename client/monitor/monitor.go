@@ -149,6 +149,7 @@ type Monitor struct {
 	live struct {
 		sync.Mutex
 		lastPoll time.Time
+		failures uint64 // polls
 		err      error
 		rate     float64 // leaves a second
 		witness  map[string]WitnessStatus

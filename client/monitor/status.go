@@ -34,6 +34,7 @@ type Status struct {
 	LastContact time.Time `json:"last_contact,omitzero"` // when the log last showed a good checkpoint
 	LogClock    time.Time `json:"log_clock,omitzero"`    // the largest time in an audited leaf
 	Error       string    `json:"error,omitempty"`       // why the last poll didn't end as it should
+	Failures    uint64    `json:"failures,omitempty"`    // polls since the monitor was opened that didn't
 
 	Witnesses []WitnessStatus `json:"witnesses,omitempty"`
 }
@@ -64,7 +65,7 @@ func (m *Monitor) Status() Status {
 	}
 	m.live.Lock()
 	defer m.live.Unlock()
-	s.LastPoll = m.live.lastPoll
+	s.LastPoll, s.Failures = m.live.lastPoll, m.live.failures
 	if m.live.err != nil {
 		s.Error = m.live.err.Error()
 	}

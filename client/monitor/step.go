@@ -56,6 +56,9 @@ func (m *Monitor) Step(ctx context.Context) error {
 	}
 	m.live.Lock()
 	m.live.lastPoll, m.live.err = m.cfg.Now().UTC(), err
+	if err != nil {
+		m.live.failures++
+	}
 	m.live.Unlock()
 	return err
 }
