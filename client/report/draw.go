@@ -454,7 +454,7 @@ func (b *Bars) draw(width float64) *drawing {
 		d.text(left-6, y+4, 11, "muted", "end", grouped(uint64(v)))
 	}
 	slot := (width - left) / float64(max(len(b.Labels), 1))
-	gap := min(slot*0.2, 6)
+	gap := max(min(slot*0.2, 6), slot-48) // few bars are no wider for that
 	labelWidth := 0.0
 	for _, l := range b.Labels {
 		labelWidth = max(labelWidth, regular.width(l)*11*margin+10)

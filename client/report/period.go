@@ -124,6 +124,9 @@ func (s *Session) Judge(claims []verifier.Claim, refusals []verifier.Refusal, ju
 // UnprovenSession returns what a report on a period needs to know of a file that proves nothing.
 func UnprovenSession(name string, e *bundle.NotProven) *Session {
 	s := &Session{Name: name, Outcome: NotProven, Reason: causeOf(e), Codes: []string{string(e.Rule)}}
+	if words, _, _ := strings.Cut(ruleWords[string(e.Rule)], ". "); words != "" {
+		s.Reason = strings.TrimSuffix(words, ".") + ": " + s.Reason
+	}
 	if n := new(verifier.NotGenuine); errors.As(e, &n) {
 		s.Codes = []string{n.Reason}
 	}
@@ -392,8 +395,6 @@ func Period(seq iter.Seq2[*Session, error], m Meta) (*Report, error) {
 // outcomeOrder is from the worst on.
 var outcomeOrder = []Outcome{NotProven, Unread, Unjudged, Refused, Good}
 
-var outcomeTones = map[Outcome]Tone{Good: ToneGood, Refused: ToneClaimed, NotProven: ToneBad, Unread: ToneUnknown, Unjudged: ToneUnknown}
-
 // Report returns the report on what was added. The error says that it is nothing.
 func (t *Tally) Report(m Meta) (*Report, error) {
 	if t.total == 0 {
@@ -421,8 +422,12 @@ func (t *Tally) Report(m Meta) (*Report, error) {
 	if s := t.outliers(); s.ID != "" {
 		r.Sections = append(r.Sections, s)
 	}
-	r.Sections = append(r.Sections, t.overTime(), t.intervals(), t.modelUse(), t.tables(), m.basis())
+	overTime, numbers := t.overTime()
+	r.Sections = append(r.Sections, overTime, t.intervals(), t.modelUse(), t.tables(), m.basis())
 	annex := Section{ID: "annex", Title: "Annex", Sections: []Section{m.repeat()}}
+	if numbers.ID != "" {
+		annex.Sections = append(annex.Sections, numbers)
+	}
 	if m.Monitor == "" {
 		annex.Sections = append(annex.Sections, m.trusted())
 	}
@@ -595,10 +600,10 @@ func (t *Tally) outliers() Section {
 		s.Blocks = append(s.Blocks, table(tab))
 	}
 	if len(t.codes.m) > 0 {
-		tab := &Table{Caption: "Why they are not good", Header: []string{"Reason", "Records"}, Numeric: []bool{false, true}}
+		tab := &Table{Caption: "Why they are not good", Header: []string{"Code", "Meaning", "Records"}, Numeric: []bool{false, false, true}}
 		for _, name := range t.codes.top() {
 			if len(tab.Rows) < maxShown {
-				tab.Rows = append(tab.Rows, []string{name, grouped(t.codes.m[name].n)})
+				tab.Rows = append(tab.Rows, []string{name, dash(meaning(name)), grouped(t.codes.m[name].n)})
 			}
 		}
 		s.Blocks = append(s.Blocks, table(tab))
@@ -635,11 +640,12 @@ func (t *Tally) buckets() (labels []string, of func(day int64) int, each string)
 	return labels, func(d int64) int { return int((d - lo) / size) }, each
 }
 
-func (t *Tally) overTime() Section {
-	s := Section{ID: "over-time", Title: "Over time"}
+// overTime has charts, and for the annex the numbers in them.
+func (t *Tally) overTime() (s, numbers Section) {
+	s, numbers = Section{ID: "over-time", Title: "Over time"}, Section{ID: "numbers", Title: "Numbers in the charts"}
 	if len(t.days) == 0 {
-		s.Blocks = append(s.Blocks, nothing("when the sessions took place"))
-		return s
+		s.Blocks = append(s.Blocks, notice(ToneUnknown, "Unknown", "Nothing says when the sessions took place."))
+		return s, Section{}
 	}
 	if t.logsClock > 0 {
 		s.Blocks = append(s.Blocks, text(fmt.Sprintf("Days are those of the proven time; for %s without one they are by the log’s own clock.", t.counted(t.logsClock))))
@@ -652,7 +658,7 @@ func (t *Tally) overTime() Section {
 		}
 		b := &Bars{Labels: labels, Series: series, Unit: unit}
 		s.Blocks = append(s.Blocks, figure(&Figure{Title: title, Alt: b.alt(), Bars: b}))
-		tab := &Table{Caption: title + ", in numbers", Header: []string{"From"}, Numeric: []bool{false}}
+		tab := &Table{Caption: title, Header: []string{"From"}, Numeric: []bool{false}}
 		for _, x := range series {
 			tab.Header, tab.Numeric = append(tab.Header, x.Name), append(tab.Numeric, true)
 		}
@@ -665,7 +671,7 @@ func (t *Tally) overTime() Section {
 				tab.Rows = append(tab.Rows, row)
 			}
 		}
-		s.Blocks = append(s.Blocks, table(tab))
+		numbers.Blocks = append(numbers.Blocks, table(tab))
 	}
 	var outcomes []BarSeries
 	for _, o := range []Outcome{Good, Refused, Unjudged} {
@@ -698,7 +704,7 @@ func (t *Tally) overTime() Section {
 		status = append(status, b)
 	}
 	chart("Firmware of the machines (TCB status), records "+each, "records", status)
-	return s
+	return s, numbers
 }
 
 // alt says in words what a chart shows.
@@ -714,7 +720,7 @@ func (b *Bars) alt() string {
 		}
 		parts = append(parts, fmt.Sprintf("%s: %s %s in all, most at %s with %s", s.Name, grouped(sum), b.Unit, b.Labels[most], grouped(s.Values[most])))
 	}
-	return "Bar chart. " + strings.Join(parts, "; ") + ". The table below has the numbers."
+	return "Bar chart. " + strings.Join(parts, "; ") + ". The annex has the numbers."
 }
 
 func (t *Tally) intervals() Section {
@@ -733,9 +739,12 @@ func (t *Tally) intervals() Section {
 		b.Labels, b.Series[0].Values = append(b.Labels, e.label), append(b.Series[0].Values, n)
 	}
 	b.Labels, b.Series[0].Values = append(b.Labels, "wider", "not proven on both sides"), append(b.Series[0].Values, t.wider, t.timeless)
-	if t.timed > 0 {
-		s.Blocks = append(s.Blocks, text(fmt.Sprintf("A record’s time is proven to lie between two times that witnesses signed. Half of the %s are no wider than %s, 99 of 100 no wider than %s, and the widest is %s.",
-			count(t.timed, "interval", "intervals"), t.quantile(0.5), t.quantile(0.99), span(t.longest))))
+	if t.timed == 1 {
+		s.Blocks = append(s.Blocks, text("A record’s time is proven to lie between two times that witnesses signed. The one interval is "+span(t.longest)+" wide."))
+	}
+	if t.timed > 1 {
+		s.Blocks = append(s.Blocks, text(fmt.Sprintf("A record’s time is proven to lie between two times that witnesses signed. Half of the %s intervals are no wider than %s, 99 of 100 no wider than %s, and the widest is %s.",
+			grouped(t.timed), t.quantile(0.5), t.quantile(0.99), span(t.longest))))
 	}
 	var alt []string
 	for i, l := range b.Labels {

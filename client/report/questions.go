@@ -189,9 +189,7 @@ func (c *content) retention() Section {
 
 func (c *content) teardown() Section {
 	s := Section{ID: "teardown", Title: "Teardown"}
-	v := c.values("teardown", "end", "session.isolation", "environment.storage")
-	// The storage is shown with where the code goes.
-	v.Values = slices.DeleteFunc(v.Values, func(v Value) bool { return v.ID == "environment.storage" })
+	v := c.values("teardown", "end", "session.isolation")
 	if c.claims["teardown"] == nil {
 		s.Blocks = append(s.Blocks, nothing("the erasure of its workspace"))
 	} else {

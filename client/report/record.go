@@ -161,16 +161,19 @@ func (c *content) interval() string {
 
 // bounds prints both ends of an interval, the day once if it is the same.
 func bounds(i *verifier.Interval) string {
-	if day(i.NotBefore) == day(i.NotAfter) {
+	switch {
+	case i.NotAfter.Sub(i.NotBefore) == 0:
+		return moment(i.NotBefore) + ", to the second"
+	case day(i.NotBefore) == day(i.NotAfter):
 		return fmt.Sprintf("%s, %s to %s UTC", day(i.NotBefore), i.NotBefore.UTC().Format("15:04:05"), i.NotAfter.UTC().Format("15:04:05"))
 	}
 	return moment(i.NotBefore) + " to " + moment(i.NotAfter)
 }
 
-// value returns a claim as a value, and remembers that it is shown.
+// value returns a claim as a value, once.
 func (c *content) value(id string) (Value, bool) {
 	cl := c.claims[id]
-	if cl == nil {
+	if cl == nil || c.used[id] {
 		return Value{}, false
 	}
 	c.used[id] = true
@@ -178,10 +181,10 @@ func (c *content) value(id string) (Value, bool) {
 }
 
 func valueOf(cl *verifier.Claim) Value {
-	return Value{ID: clean(cl.ID), Label: clean(cl.Label), Value: clean(cl.Value), Source: cl.Source, Status: cl.Status, Note: clean(cl.Note)}
+	return Value{ID: clean(cl.ID), Label: clean(cl.Label), Value: clean(cl.Value), Source: verifier.Source(clean(string(cl.Source))), Status: verifier.ClaimStatus(clean(string(cl.Status))), Note: clean(cl.Note)}
 }
 
-// values returns the claims with the given ids, those that are there. An id that ends in a dot stands for all that begin
+// values returns the claims with the given ids, those that are there and that no section has shown yet. An id that ends in a dot stands for all that begin
 // with it.
 func (c *content) values(ids ...string) Block {
 	b := Block{Kind: KindValues}
@@ -194,8 +197,9 @@ func (c *content) values(ids ...string) Block {
 		}
 		for _, cl := range c.f.Claims {
 			if strings.HasPrefix(cl.ID, id) {
-				v, _ := c.value(cl.ID)
-				b.Values = append(b.Values, v)
+				if v, ok := c.value(cl.ID); ok {
+					b.Values = append(b.Values, v)
+				}
 			}
 		}
 	}
@@ -374,11 +378,11 @@ func (c *content) brief(v *Value) string {
 		return "The software that ran is known: " + v.Value + "."
 	case "tcb":
 		if words, ok := tcbWords[tdx.Status(v.Value)]; ok {
-			return "The machine’s firmware was " + words + "."
+			return "The machine’s firmware was " + words + ", by Intel’s data of that time."
 		}
 	case "advisories":
 		if v.Value == "none" {
-			return "No published security advisory affected the machine."
+			return "No security advisory that Intel had published by then affected it."
 		}
 	case "binding":
 		if v.Value == "the whole statement (statement/v1)" {

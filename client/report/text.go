@@ -8,6 +8,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/affidavit-log/affidavit/client/bundle"
 	"github.com/affidavit-log/affidavit/verifier"
 	"github.com/affidavit-log/affidavit/verifier/tdx"
 )
@@ -191,14 +192,6 @@ func (v *Value) tone() Tone {
 	return sourceOf(v.Source).Tone
 }
 
-// statusText explains what became of a claim.
-var statusText = map[verifier.ClaimStatus]string{
-	verifier.StatusHolds:    "holds",
-	verifier.StatusAsserted: "said",
-	verifier.StatusUnknown:  "unknown",
-	verifier.StatusFailed:   "does not hold",
-}
-
 // tcbWords say what Intel's words for the state of a platform mean.
 var tcbWords = map[tdx.Status]string{
 	tdx.StatusUpToDate:                             "up to date",
@@ -236,4 +229,47 @@ var ruleWords = map[string]string{
 	"order":       "The entries are in an order in which they can’t have come about.",
 	"vendor-key":  "Something is signed by a key that the vendor had not logged as its own.",
 	"genuine":     "The record is not what it claims to be: the hardware’s signature, or what it covers, does not check.",
+}
+
+// codeWords say what a refusal's code means.
+var codeWords = map[verifier.Code]string{
+	verifier.CodeNoMeasurement:  "The appraisal policy doesn’t say which software it expects.",
+	verifier.CodeMeasurement:    "The software that ran is not one that the appraisal policy trusts.",
+	verifier.CodeRelease:        "The release that the record names isn’t the one that ran, or was withdrawn.",
+	verifier.CodeReleaseKey:     "Signed by a release key that the appraisal policy doesn’t trust.",
+	verifier.CodeTCBStatus:      "The machine’s firmware was not in a state that the appraisal policy accepts.",
+	verifier.CodeAdvisory:       "A security advisory affected the machine that the appraisal policy doesn’t tolerate.",
+	verifier.CodeCollateralAge:  "The machine was judged by data that is older than the appraisal policy allows.",
+	verifier.CodeDebug:          "Debug mode was on: the host could read and change everything.",
+	verifier.CodeMigratable:     "The protected machine could be moved to another one.",
+	verifier.CodeSEPTVE:         "The host could disturb the protected machine by faults.",
+	verifier.CodePerfMon:        "The protected machine could use performance monitoring.",
+	verifier.CodeReserved:       "The protected machine had settings of unknown meaning.",
+	verifier.CodeXFAM:           "The protected machine could use processor features that aren’t allowed.",
+	verifier.CodeServiceTD:      "Another protected machine had, or may have had, access to the state of this one.",
+	verifier.CodePlatform:       "The machine is not one that the appraisal policy names.",
+	verifier.CodeProfile:        "The hardware’s report doesn’t cover the statement in a way that the appraisal policy accepts.",
+	verifier.CodeTimeUnproven:   "The time is not proven.",
+	verifier.CodeTimeWidth:      "The proven time is too wide.",
+	verifier.CodeClock:          "The record’s own clock contradicts the proven time.",
+	verifier.CodeModelExecution: "A model ran in a way that the appraisal policy doesn’t accept.",
+	verifier.CodeModelRun:       "A model’s own record is missing, or isn’t good, or says something else.",
+	verifier.CodeAccelerator:    "Evidence of accelerators is not bound to this record.",
+	verifier.CodeRetention:      "Retention is not enforced as the appraisal policy asks.",
+	verifier.CodeStorage:        "What the software writes can outlive the session.",
+	verifier.CodeErasure:        "The workspace wasn’t reported as erased.",
+	verifier.CodeStartMissing:   "The end of a session without its start.",
+	verifier.CodePair:           "Start and end don’t belong together.",
+	verifier.CodeOrder:          "Records that belong together are in an impossible order.",
+	verifier.CodeTwoFinals:      "A session has two ends.",
+	bundle.CodeAdmittedAt:       "The log’s own time contradicts the proven one.",
+	bundle.CodeAppraiser:        "An appraiser that the appraisal policy asks for has not signed.",
+}
+
+// meaning says what a code, or a rule, means.
+func meaning(code string) string {
+	if s := codeWords[verifier.Code(code)]; s != "" {
+		return s
+	}
+	return ruleWords[code]
 }

@@ -3,6 +3,7 @@ package report
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/affidavit-log/affidavit/client/bundle"
@@ -28,13 +29,15 @@ func Unproven(e *bundle.NotProven, m Meta) *Report {
 		r.Facts = append([]Fact{{"Log entry", grouped(*e.Index)}}, r.Facts...)
 	}
 	s := Section{ID: "summary", Title: "Summary"}
+	// The verdict has the first sentence.
+	_, more, _ := strings.Cut(words, ". ")
 	detail := sentence(causeOf(e))
 	if n := new(verifier.NotGenuine); errors.As(e, &n) {
 		detail = fmt.Sprintf("%s (reason: %s)", detail, clean(n.Reason))
 	}
 	s.Blocks = []Block{
-		notice(ToneBad, "Why nothing is proven", words, detail),
-		notice(ToneBad, "What to do", "Rely on nothing in this file. Ask whoever gave it to you for another copy, or fetch it from the log with “affidavit bundle”."),
+		notice(ToneBad, "Why nothing is proven", slices.DeleteFunc([]string{more, "In detail: " + detail}, func(s string) bool { return s == "" })...),
+		notice(ToneUnknown, "What to do", "Rely on nothing in this file. Ask whoever gave it to you for another copy, or fetch it from the log with “affidavit bundle”."),
 		{Kind: KindGroups, Groups: []Group{
 			{Title: "Proven", By: "by evidence that was checked for this report", Tone: ToneGood, Items: []string{"Nothing."}},
 			{Title: "Only claimed", By: "by whoever made the file", Tone: ToneClaimed, Items: []string{"Everything in the file. It is left out of this report."}},
