@@ -70,6 +70,9 @@ func ParsePolicy(b []byte) (*Policy, error) {
 	if err := p.parse(root); err != nil {
 		return nil, err
 	}
+	if err := checkTags(root, b); err != nil {
+		return nil, err
+	}
 	return p, nil
 }
 
@@ -113,9 +116,30 @@ func decodeYAML(b []byte) (root *yaml.Node, err error) {
 	root = doc.Content[0]
 	// A document of comments, or of nothing but "---", is empty.
 	if root.Kind == yaml.ScalarNode && root.ShortTag() == "!!null" && root.Value == "" && root.Style == 0 && root.Anchor == "" {
-		return nil, nil
+		return nil, checkTags(root, b)
 	}
 	return root, nil
+}
+
+// checkTags refuses the non-specific tag, "!" alone, of which the decoder leaves no
+// trace: in YAML it makes a string of what looks like something else. A node that
+// begins with an exclamation mark has a tag: no plain scalar begins with one.
+func checkTags(n *yaml.Node, policy []byte) error {
+	return checkNode(n, strings.Split(strings.TrimPrefix(string(policy), "\ufeff"), "\n"))
+}
+
+func checkNode(n *yaml.Node, lines []string) error {
+	if n.Line >= 1 && n.Line <= len(lines) {
+		if line := []rune(lines[n.Line-1]); n.Column >= 1 && n.Column <= len(line) && line[n.Column-1] == '!' {
+			return &PolicyError{Line: n.Line, Err: errors.New("tags aren't allowed")}
+		}
+	}
+	for _, c := range n.Content {
+		if err := checkNode(c, lines); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A field is a node with its place in the policy.
