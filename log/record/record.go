@@ -128,11 +128,40 @@ func SPKI(pub ed25519.PublicKey) []byte {
 	return append([]byte(spkiPrefix), pub...)
 }
 
+// smallOrderY are the y-coordinates of the eight points of small order of
+// edwards25519, little-endian as RFC 8032 encodes them, and those of their encodings
+// that aren't reduced modulo p = 2^255 - 19, which crypto/ed25519 takes, too.
+var smallOrderY = map[[32]byte]bool{
+	{}:                                       true, // order 4
+	{0: 1}:                                   true, // order 1
+	[32]byte([]byte("\xec" + ones + "\x7f")): true, // p - 1, order 2
+	[32]byte([]byte("\xed" + ones + "\x7f")): true, // p, which is 0
+	[32]byte([]byte("\xee" + ones + "\x7f")): true, // p + 1, which is 1
+	// Order 8.
+	[32]byte([]byte("\x26\xe8\x95\x8f\xc2\xb2\x27\xb0\x45\xc3\xf4\x89\xf2\xef\x98\xf0\xd5\xdf\xac\x05\xd3\xc6\x33\x39\xb1\x38\x02\x88\x6d\x53\xfc\x05")): true,
+	[32]byte([]byte("\xc7\x17\x6a\x70\x3d\x4d\xd8\x4f\xba\x3c\x0b\x76\x0d\x10\x67\x0f\x2a\x20\x53\xfa\x2c\x39\xcc\xc6\x4e\xc7\xfd\x77\x92\xac\x03\x7a")): true,
+}
+
+const ones = "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"
+
+// smallOrder reports whether pub is a point of small order, in any encoding. For
+// such a key one signature may verify for many messages (RFC 8032, Section 5.1.7,
+// doesn't exclude it), so that it identifies nobody.
+func smallOrder(pub ed25519.PublicKey) bool {
+	y := [32]byte(pub)
+	y[31] &= 0x7f // the sign of x
+	return smallOrderY[y]
+}
+
 // ParseSPKI returns the Ed25519 key of a SubjectPublicKeyInfo in DER. Keys of
-// other algorithms are malformed.
+// other algorithms are malformed, and so are points of small order.
 func ParseSPKI(spki []byte) (ed25519.PublicKey, error) {
 	if len(spki) == len(spkiPrefix)+ed25519.PublicKeySize && string(spki[:len(spkiPrefix)]) == spkiPrefix {
-		return ed25519.PublicKey(spki[len(spkiPrefix):]), nil
+		pub := ed25519.PublicKey(spki[len(spkiPrefix):])
+		if smallOrder(pub) {
+			return nil, fmt.Errorf("%w: Ed25519 key %x is a point of small order, which nobody needs a private key to sign for", ErrMalformed, []byte(pub))
+		}
+		return pub, nil
 	}
 	if k, err := x509.ParsePKIXPublicKey(spki); err == nil {
 		return nil, fmt.Errorf("%w: a key of type %T, want Ed25519", ErrMalformed, k)

@@ -3,6 +3,7 @@ package record
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -617,6 +618,41 @@ func TestDigestEvidence(t *testing.T) {
 	}
 	if _, err := NewQuoteEvidence([]byte("x")).Ref(); err == nil {
 		t.Error("a quote is a digest")
+	}
+}
+
+// TestSmallOrder: keys for which signatures can be made without a private key are no
+// keys, in none of their encodings.
+func TestSmallOrder(t *testing.T) {
+	// For the neutral element, R = 0 and S = 0 are a signature of anything.
+	neutral := make([]byte, 32)
+	neutral[0] = 1
+	if !ed25519.Verify(neutral, []byte("anything"), append(bytes.Clone(neutral), make([]byte, 32)...)) {
+		t.Error("crypto/ed25519 has become stricter: is this refusal still needed?")
+	}
+	for _, y := range []string{
+		"0000000000000000000000000000000000000000000000000000000000000000",
+		"0100000000000000000000000000000000000000000000000000000000000000",
+		"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+		"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+		"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+		"edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+		"eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+	} {
+		for _, sign := range []byte{0, 0x80} {
+			pub, err := hex.DecodeString(y)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pub[31] |= sign
+			if _, err := ParseSPKI(SPKI(pub)); !errors.Is(err, ErrMalformed) {
+				t.Errorf("%x: got %v", pub, err)
+			}
+			pub[1]++
+			if _, err := ParseSPKI(SPKI(pub)); err != nil {
+				t.Errorf("%x: %v", pub, err)
+			}
+		}
 	}
 }
 
