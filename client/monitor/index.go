@@ -22,7 +22,7 @@ const (
 	prefixCover  = 'V' // size of a checkpoint in a time leaf → index of the leaf, time: see indexer.timeLeaf
 	prefixClass  = 'E' // evidence class → family, and a quote of the class
 	prefixFamily = 'F' // family: FMSPC, "/", certificate authority → nothing
-	prefixHour   = 'D' // hour of admission, by the log's word → lowest and highest index
+	prefixHour   = 'D' // hour of admission, by the log's word → indices between which its records are
 	prefixCount  = 'N' // → the number of genuine records with evidence of hardware
 )
 
@@ -127,7 +127,7 @@ type indexer struct {
 	seen  *simplelru.LRU[string, struct{}] // keys of classes and families that are in the database, or in a batch
 }
 
-// A span is the lowest and highest index of an hour.
+// A span is the lowest index of an hour, and one that isn't below its highest.
 type span struct{ lo, hi uint64 }
 
 // newIndexer returns an indexer that continues what is in the database.
@@ -284,13 +284,16 @@ func (x *indexer) hour(b *pebble.Batch, r *Record) error {
 			return err
 		}
 	}
+	// The end is rounded up, so that a busy hour isn't written again for each record: readers would have to get past all
+	// of its versions. They look at a few records in vain instead.
+	hi := r.Index | 255
 	switch {
 	case !ok:
-		s = span{r.Index, r.Index}
+		s = span{r.Index, hi}
 	case r.Index >= s.lo && r.Index <= s.hi:
 		return nil
 	default:
-		s = span{min(s.lo, r.Index), max(s.hi, r.Index)}
+		s = span{min(s.lo, r.Index), max(s.hi, hi)}
 	}
 	x.hours[hour] = s
 	return b.Set(hourKey(hour), encodeSpan(s), nil)

@@ -8,8 +8,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/affidavit-log/affidavit/client"
 	"github.com/affidavit-log/affidavit/client/bundle"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
@@ -190,7 +188,7 @@ func (a *assembly) prove(leaves map[uint64]record.Leaf, subject uint64) (*bundle
 		switch l := leaves[i].(type) {
 		case *record.CollateralLeaf:
 			for _, digest := range l.Components {
-				if b.Blobs[digest], err = readBlob(a.db, digest); err != nil {
+				if b.Blobs[digest], err = a.m.Blob(digest); err != nil {
 					return nil, fmt.Errorf("leaf %d: component %x: %w", i, digest, err)
 				}
 			}
@@ -209,16 +207,6 @@ func (a *assembly) prove(leaves map[uint64]record.Leaf, subject uint64) (*bundle
 	}
 	_, err := b.Bytes() // it is well-formed, or the error says why it can't be
 	return b, err
-}
-
-// readBlob returns a component of collateral.
-func readBlob(db pebble.Reader, digest record.Digest) ([]byte, error) {
-	v, closer, err := db.Get(key(prefixBlob, digest[:]))
-	if err != nil {
-		return nil, err
-	}
-	defer closer.Close()
-	return slices.Clone(v), nil
 }
 
 func noteCheckpoint(note []byte) (checkpoint.Checkpoint, error) {
