@@ -98,6 +98,10 @@ var whys = map[string]string{
 	string(tdx.ReasonQE):          "The part of the platform that signs reports is not the one of the processor's maker.",
 }
 
+// Why says for people without cryptography what it means that a file is not proven, by the reason or rule of an Answer. It
+// is empty for a word that isn't one.
+func Why(reason string) string { return whys[reason] }
+
 func (a *answer) words() *Words {
 	w := &Words{Groups: groups, Marks: marks, Roles: make(map[string]string, len(roles))}
 	for role, text := range roles {
@@ -109,7 +113,7 @@ func (a *answer) words() *Words {
 	case Refused:
 		w.Title, w.Lead = "Refused", "The log holds this record and its evidence is genuine, but the appraisal policy refuses it."
 	default:
-		w.Title, w.Lead, w.Why = "Not proven", "This file doesn't prove what it should. Rely on nothing in it.", whys[a.reason()]
+		w.Title, w.Lead, w.Why = "Not proven", "This file doesn't prove what it should. Rely on nothing in it.", Why(a.reason())
 		return w
 	}
 	w.Subject = a.subject()
