@@ -206,7 +206,7 @@ func (c *content) annex() Section {
 			text("What the hardware measured and how it was set up: MRTD is the fingerprint of what the protected machine started with, RTMR0 to RTMR3 those of what was loaded then."), v,
 		}})
 	}
-	s.Sections = append(s.Sections, c.m.trusted())
+	s.Sections = append(s.Sections, c.m.trusted(), wordList())
 	return s
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"unicode/utf8"
 )
 
 //go:embed report.html.tmpl
@@ -81,6 +82,9 @@ func (r *Report) HTML(w io.Writer) error {
 	return err
 }
 
+// longWord is the length from which on a word is broken where a line ends, and not before it.
+const longWord = 40
+
 // rich escapes text, and marks words that are to be copied, such as digests.
 func rich(s string) template.HTML {
 	var b strings.Builder
@@ -89,6 +93,9 @@ func rich(s string) template.HTML {
 			b.WriteByte(' ')
 		}
 		before, core, after := codeIn(word)
+		if core == "" && utf8.RuneCountInString(word) > longWord {
+			before, core = "", word // which can be broken anywhere
+		}
 		b.WriteString(template.HTMLEscapeString(before))
 		if core != "" {
 			b.WriteString("<code>" + template.HTMLEscapeString(core) + "</code>")

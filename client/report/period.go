@@ -135,11 +135,12 @@ func UnprovenSession(name string, e *bundle.NotProven) *Session {
 
 // Bounds of what a period keeps, however many sessions there are and whatever is in them.
 const (
-	maxOutliers = 100      // of each outcome
-	maxNames    = 2000     // different vendors, releases, models and codes that are told apart
-	maxShown    = 15       // rows of a table of them
-	maxSeconds  = 2 * 3600 // widths of intervals that are counted by the second
-	maxBars     = 60
+	maxOutliers   = 100      // of each outcome, and listed
+	firstOutliers = 25       // of these before the charts
+	maxNames      = 2000     // different vendors, releases, models and codes that are told apart
+	maxShown      = 15       // rows of a table of them
+	maxSeconds    = 2 * 3600 // widths of intervals that are counted by the second
+	maxBars       = 60
 )
 
 // A Tally sums sessions for a report on a period, in memory that grows by some 50 bytes a session. It is owned by one
@@ -419,18 +420,22 @@ func (t *Tally) Report(m Meta) (*Report, error) {
 	r.Verdict = t.verdict()
 	r.Facts = t.facts(m)
 	r.Sections = []Section{t.summary(m)}
-	if s := t.outliers(); s.ID != "" {
-		r.Sections = append(r.Sections, s)
+	outliers, more := t.outliers()
+	if outliers.ID != "" {
+		r.Sections = append(r.Sections, outliers)
 	}
 	overTime, numbers := t.overTime()
 	r.Sections = append(r.Sections, overTime, t.intervals(), t.modelUse(), t.tables(), m.basis())
 	annex := Section{ID: "annex", Title: "Annex", Sections: []Section{m.repeat()}}
-	if numbers.ID != "" {
-		annex.Sections = append(annex.Sections, numbers)
+	for _, s := range []Section{more, numbers} {
+		if s.ID != "" {
+			annex.Sections = append(annex.Sections, s)
+		}
 	}
 	if m.Monitor == "" {
 		annex.Sections = append(annex.Sections, m.trusted())
 	}
+	annex.Sections = append(annex.Sections, wordList())
 	r.Sections = append(r.Sections, annex)
 	return r, nil
 }
@@ -561,8 +566,18 @@ func (t *Tally) summary(m Meta) Section {
 	return s
 }
 
-func (t *Tally) outliers() Section {
-	s := Section{ID: "outliers", Title: "Outliers"}
+// outliers are what isn't good or is unusual, and for the annex those that are too many for a first look.
+func (t *Tally) outliers() (s, more Section) {
+	s, more = Section{ID: "outliers", Title: "Outliers"}, Section{ID: "more-outliers", Title: "More of what is not good"}
+	if len(t.codes.m) > 0 {
+		tab := &Table{Caption: "Why they are not good", Header: []string{"Code", "Meaning", "Records"}, Numeric: []bool{false, false, true}}
+		for _, name := range t.codes.top() {
+			if len(tab.Rows) < maxShown {
+				tab.Rows = append(tab.Rows, []string{name, dash(meaning(name)), grouped(t.codes.m[name].n)})
+			}
+		}
+		s.Blocks = append(s.Blocks, table(tab))
+	}
 	tab := &Table{Caption: "What is not good, the worst first", Header: []string{"Record", "Judged", "Why", "Vendor", "Proven time"}}
 	shown := uint64(0)
 	row := func(w *Session, judged, why string) {
@@ -587,9 +602,19 @@ func (t *Tally) outliers() Section {
 		}
 	}
 	if len(tab.Rows) > 0 {
+		rest := *tab
+		if len(tab.Rows) > firstOutliers {
+			tab.Rows, rest.Rows = tab.Rows[:firstOutliers], tab.Rows[firstOutliers:]
+			tab.Tones, rest.Tones = tab.Tones[:firstOutliers], tab.Tones[firstOutliers:]
+			rest.Caption += ", continued"
+			more.Blocks = append(more.Blocks, table(&rest))
+		}
 		s.Blocks = append(s.Blocks, table(tab))
+		if len(more.Blocks) > 0 {
+			s.Blocks = append(s.Blocks, text(fmt.Sprintf("The annex has %s.", count(uint64(len(rest.Rows)), "more", "more"))))
+		}
 		if n := t.total - t.outcomes[Good]; n > maxOutliers {
-			s.Blocks = append(s.Blocks, text(fmt.Sprintf("Of %s that are not good, the first %d of the worst kinds are listed. “affidavit verify --json” lists all.", grouped(n), maxOutliers)))
+			more.Blocks = append(more.Blocks, text(fmt.Sprintf("Of %s that are not good, the first %d of the worst kinds are listed. “affidavit verify --json” lists all.", grouped(n), maxOutliers)))
 		}
 	}
 	if len(t.widest) > 1 {
@@ -599,19 +624,13 @@ func (t *Tally) outliers() Section {
 		}
 		s.Blocks = append(s.Blocks, table(tab))
 	}
-	if len(t.codes.m) > 0 {
-		tab := &Table{Caption: "Why they are not good", Header: []string{"Code", "Meaning", "Records"}, Numeric: []bool{false, false, true}}
-		for _, name := range t.codes.top() {
-			if len(tab.Rows) < maxShown {
-				tab.Rows = append(tab.Rows, []string{name, dash(meaning(name)), grouped(t.codes.m[name].n)})
-			}
-		}
-		s.Blocks = append(s.Blocks, table(tab))
-	}
 	if len(s.Blocks) == 0 {
-		return Section{}
+		s.ID = ""
 	}
-	return s
+	if len(more.Blocks) == 0 {
+		more.ID = ""
+	}
+	return s, more
 }
 
 // buckets divides the period into bars of as many days each as it takes.

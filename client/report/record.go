@@ -301,11 +301,15 @@ func (c *content) summary(r *Report) Section {
 // maxReasons and maxItems are how many refusals, and how many items of a group, the summary lists.
 const maxReasons, maxItems = 20, 14
 
-// reasons are the refusals as sentences, each once.
+// reasons are the refusals as sentences, each once: what it means, and what exactly it is.
 func (c *content) reasons() []string {
 	var all []string
 	for _, r := range c.f.Refusals {
-		if s := sentence(r.Message); !slices.Contains(all, s) {
+		s := sentence(r.Message)
+		if m := meaning(string(r.Code)); m != "" {
+			s = m + " In detail: " + lowerFirst(s)
+		}
+		if !slices.Contains(all, s) {
 			all = append(all, s)
 		}
 	}
@@ -375,6 +379,9 @@ func (c *content) brief(v *Value) string {
 		}
 		return "Genuine confidential hardware of Intel (TDX) made the evidence."
 	case "code":
+		if d := c.claims["td.debug"]; d != nil && d.Value != "off" {
+			return "The software that was started is known: " + v.Value + ". In debug mode the host can have changed it since."
+		}
 		return "The software that ran is known: " + v.Value + "."
 	case "tcb":
 		if words, ok := tcbWords[tdx.Status(v.Value)]; ok {

@@ -153,6 +153,26 @@ func and(words []string) string {
 	}
 }
 
+// glossary explains the words that the verifier's own values have, and that people ask about.
+var glossary = [][]string{
+	{"Trust domain, TD", "The protected machine: a virtual machine whose memory the processor encrypts, and which its host can’t look into."},
+	{"TDX", "Intel’s technology for that. Processors with it can prove that a machine is protected."},
+	{"Quote", "The hardware’s report: what the processor signed about a trust domain, once it was asked."},
+	{"Measurement (MRTD, RTMR)", "A fingerprint of software, which the hardware takes as it starts the software."},
+	{"TCB status", "How far a machine’s firmware was up to date, as the processor’s maker publishes it."},
+	{"PPID, FMSPC", "The identity of a processor, and of its kind."},
+	{"Statement", "What is signed: the text of the record itself."},
+	{"Log, entry, leaf", "A public list to which entries are only ever added. A leaf is an entry in it."},
+	{"Checkpoint, witness", "The signed state of a log, and who signs it independently, with a time, so that the log can’t show two people two lists."},
+	{"Log policy", "Your file that says whose signatures make an entry logged."},
+	{"Appraisal policy", "Your file that says which records are good enough for you."},
+}
+
+// words explains the words that a report can't do without.
+func wordList() Section {
+	return Section{ID: "words", Title: "Words", Blocks: []Block{table(&Table{Caption: "What the words mean", Header: []string{"Word", "Meaning"}, Rows: glossary})}}
+}
+
 // A sourceText explains one of the verifier's sources to people.
 type sourceText struct {
 	Source verifier.Source
@@ -271,5 +291,30 @@ func meaning(code string) string {
 	if s := codeWords[verifier.Code(code)]; s != "" {
 		return s
 	}
-	return ruleWords[code]
+	if s := reasonWords[code]; s != "" {
+		return s
+	}
+	first, _, _ := strings.Cut(ruleWords[code], ". ")
+	return first
+}
+
+// reasonWords say what the verifier's words for evidence that isn't genuine mean. Those of a rule of package bundle are
+// its.
+var reasonWords = map[string]string{
+	verifier.ReasonEnvelope:       "The signature on the statement is wrong.",
+	verifier.ReasonKey:            "Signed by a key that isn’t known to be the vendor’s.",
+	verifier.ReasonBinding:        "The hardware’s signature is about another statement.",
+	verifier.ReasonStatement:      "The statement contradicts itself, or its evidence.",
+	string(tdx.ReasonParse):       "The hardware’s report can’t be read.",
+	string(tdx.ReasonRoot):        "The hardware’s certificates are not under the root that you trust.",
+	string(tdx.ReasonChain):       "The hardware’s certificates don’t check.",
+	string(tdx.ReasonSignature):   "A signature of the hardware’s report, or of the data that it is judged by, is wrong.",
+	string(tdx.ReasonExpired):     "The data by which the machine was judged was not valid any more.",
+	string(tdx.ReasonNotYetValid): "The data by which the machine was judged was not valid yet.",
+	string(tdx.ReasonRevoked):     "The machine’s certificate was revoked.",
+	string(tdx.ReasonFMSPC):       "The data is about another kind of machine.",
+	string(tdx.ReasonTCB):         "The data of the processor’s maker does not fit the machine.",
+	string(tdx.ReasonNoLevel):     "The machine’s firmware is below all that the processor’s maker knows.",
+	string(tdx.ReasonModule):      "The processor’s TDX module is not one that its maker knows.",
+	string(tdx.ReasonQE):          "The part of the hardware that signs reports is not its maker’s.",
 }

@@ -47,7 +47,7 @@ func Unproven(e *bundle.NotProven, m Meta) *Report {
 			}},
 		}},
 	}
-	annex := Section{ID: "annex", Title: "Annex", Sections: []Section{m.repeat(), m.trusted()}}
+	annex := Section{ID: "annex", Title: "Annex", Sections: []Section{m.repeat(), m.trusted(), wordList()}}
 	r.Sections = []Section{s, m.basis(), annex}
 	return r
 }
