@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/affidavit-log/affidavit/client"
 	"github.com/affidavit-log/affidavit/client/monitor"
@@ -106,8 +107,11 @@ func (o *options) open(logger *slog.Logger, stdout io.Writer) (_ *daemon, err er
 // openAppraiser opens the cosigner, whose state is beside the monitor's.
 func (d *daemon) openAppraiser(o *options, policy *checkpoint.Policy) (err error) {
 	c := appraiser.Config{
-		Witness:        witness.Config{State: filepath.Join(o.dir, "appraiser.db"), Init: o.appraiserInit, Logger: d.logger},
-		Source:         audited{d.monitor},
+		Witness: witness.Config{
+			State: filepath.Join(o.dir, "appraiser.db"), Init: o.appraiserInit, Recover: o.appraiserRecover,
+			RecoverFrom: map[string][]string{d.monitor.Origin(): {strings.TrimRight(o.log, "/") + "/checkpoint"}}, Logger: d.logger,
+		},
+		Source:         appraiser.FromMonitor(d.monitor),
 		ExceptionsFile: o.exceptions,
 	}
 	for _, file := range o.appraiserKeys {

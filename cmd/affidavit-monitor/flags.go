@@ -77,7 +77,7 @@ type options struct {
 	mirror                              string
 	listen, publicListen, metricsListen string
 	appraiserKeys                       []string
-	appraiserInit                       bool
+	appraiserInit, appraiserRecover     bool
 	exceptions                          string
 
 	level slog.Level
@@ -136,6 +136,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.StringVar(&o.mirror, "mirror", "", "`DIR` for a full copy of the log; made if there is none")
 	s.StringArrayVar(&o.appraiserKeys, "appraiser-key", nil, "`FILE` (mode 0600) with a key to cosign, by c2sp.org/tlog-witness, trees of which every entry was verified; its name ends in /appraiser; repeatable for Ed25519 and ML-DSA-44")
 	s.BoolVar(&o.appraiserInit, "appraiser-init", false, "begin what the appraiser remembers to have cosigned; refused if it exists")
+	s.BoolVar(&o.appraiserRecover, "appraiser-recover", false, "what the appraiser remembers was restored from a backup: first advance to what the log's checkpoint shows that it has cosigned")
 	s.StringVar(&o.exceptions, "exceptions", "", "`FILE` with entries that the appraiser cosigns although they are disputed, see client/monitor/appraiser/README.md")
 
 	for _, g := range groups {
@@ -197,7 +198,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 		{!o.once || o.listen+o.publicListen+o.metricsListen == "", "--once serves nothing: leave out the addresses"},
 		{!o.once || len(o.appraiserKeys) == 0, "--once cosigns nothing: leave out --appraiser-key"},
 		{len(o.appraiserKeys) == 0 || o.listen+o.publicListen != "", "--appraiser-key needs --public-listen or --listen"},
-		{len(o.appraiserKeys) > 0 || o.exceptions == "" && !o.appraiserInit, "--exceptions and --appraiser-init go with --appraiser-key"},
+		{len(o.appraiserKeys) > 0 || o.exceptions == "" && !o.appraiserInit && !o.appraiserRecover, "--exceptions, --appraiser-init and --appraiser-recover go with --appraiser-key"},
 		{o.publicListen == "" || o.mirror != "" || len(o.appraiserKeys) > 0, "--public-listen has nothing to serve: --mirror or --appraiser-key is missing"},
 		{*secret == "" || len(*hooks) > 0, "--webhook-secret goes with --webhook"},
 	} {

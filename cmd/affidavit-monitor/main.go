@@ -136,6 +136,9 @@ func (d *daemon) follow(ctx context.Context, l *listeners) error {
 	if d.mirror != nil {
 		g.Go(func() error { d.mirror.Run(ctx); return nil })
 	}
+	if d.appraiser != nil {
+		g.Go(func() error { return d.appraiser.Run(ctx) })
+	}
 	if d.pcs != nil {
 		g.Go(func() error { d.pcs.Run(ctx); return nil })
 	}
