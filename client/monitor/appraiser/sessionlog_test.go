@@ -22,6 +22,7 @@ import (
 	"github.com/affidavit-log/affidavit/client"
 	"github.com/affidavit-log/affidavit/client/bundle"
 	"github.com/affidavit-log/affidavit/client/bundle/bundletest"
+	"github.com/affidavit-log/affidavit/client/monitor"
 	sessionlog "github.com/affidavit-log/affidavit/log"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/log/record"
@@ -162,7 +163,8 @@ type system struct {
 	n         atomic.Int64 // releases
 }
 
-func newSystem(t *testing.T) *system {
+// Its source is a reader, or what the test makes.
+func newSystem(t *testing.T, source ...func(*system) Source) *system {
 	t.Helper()
 	// Not t.TempDir: one of Tessera's goroutines may write its own checkpoint after the end.
 	dir, err := os.MkdirTemp("", "appraiser")
@@ -233,6 +235,9 @@ func newSystem(t *testing.T) *system {
 	s.acfg.Source, s.acfg.ExceptionsFile, s.acfg.disputeRetry = s.reader, s.file, time.Second
 	s.openLog()
 	t.Cleanup(s.closeLog)
+	for _, f := range source {
+		s.acfg.Source = f(s)
+	}
 	s.openAppraiser()
 	t.Cleanup(func() { s.appraiser.Close() })
 	return s
@@ -509,6 +514,45 @@ func TestOverTime(t *testing.T) {
 	_ = p
 }
 
+// With the monitor itself, which looks for news once a minute unless it is asked, the appraiser is there within the time
+// that it waits, and finds nothing to dispute in an honest log.
+func TestMonitor(t *testing.T) {
+	var m *monitor.Monitor
+	s := newSystem(t, func(s *system) Source {
+		var err error
+		if m, err = monitor.Open(monitor.Config{Log: s.c, LogPolicy: s.policy, Dir: t.TempDir(), Root: s.root, Interval: time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { m.Run(ctx) })
+		t.Cleanup(func() { cancel(); wg.Wait(); m.Close() })
+		return FromMonitor(m)
+	})
+	s.submitKey()
+	for range 10 {
+		s.submitRelease()
+	}
+	s.waitFor("cosignature", s.appraised)
+	size, root, note := m.Verified()
+	c, ok := s.served()
+	if !ok || size < c.Size || len(note) == 0 {
+		t.Errorf("cosigned %d of %d verified", c.Size, size)
+	}
+	if got, err := m.RootAt(c.Size); err != nil || got != c.Root {
+		t.Errorf("root %x, %v; want %x, as of %x", got, err, c.Root, root)
+	}
+	found, err := m.Findings(0, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range found {
+		if f.Index != nil && disputing[f.Kind] {
+			t.Errorf("an honest log is disputed: %+v", f)
+		}
+	}
+}
+
 // A log that lost data, and whose witnesses are away, is kept from going on by what the appraiser has cosigned.
 func TestLostData(t *testing.T) {
 	s := newSystem(t)
@@ -542,4 +586,44 @@ func TestLostData(t *testing.T) {
 		}
 	}
 	s.openLog()
+}
+
+// What the monitor itself finds invalid is never cosigned until it is excepted.
+func TestMonitorFinds(t *testing.T) {
+	w := bundletest.NewWorld(t, bundletest.LogOptions{Origin: testOrigin, Witnesses: 2})
+	w.AddTime()
+	bad := w.Append([]byte("not a leaf"))
+	w.Tick(time.Minute)
+	w.AddVendorKey(w.Vendor)
+	w.Publish(w.Now)
+	srv := httptest.NewServer(w.Handler())
+	t.Cleanup(srv.Close)
+	c, err := client.New(srv.URL, client.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := monitor.Open(monitor.Config{Log: c, LogPolicy: w.Policy(), Dir: t.TempDir(), Root: w.Root(), Now: func() time.Time { return w.Now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	if err := m.Step(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "exceptions")
+	if err := os.WriteFile(file, []byte(header), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h := newHarness(t, 0, func(cfg *Config) {
+		cfg.Source, cfg.ExceptionsFile = FromMonitor(m), file
+		cfg.Witness.Logs = []witness.Log{{Origin: testOrigin, Key: w.Keys[0].Verifier()}}
+	})
+	h.log = w.Log
+	h.want(bad, 200, "")
+	h.want(bad+1, 503, fmt.Sprintf("entry %d is disputed and not excepted: unsupported-leaf", bad))
+	h.want(bad+2, 503, "unsupported-leaf")
+	if err := os.WriteFile(file, fmt.Appendf([]byte(header), "exception %d %x 2026-11-24 for the test\n", bad, record.LeafHash(w.Leaf(bad))), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h.want(bad+2, 200, "")
 }
