@@ -24,7 +24,7 @@ type Sender interface {
 	// Send; zero if the receiver confirms what it takes.
 	Settle() time.Duration
 
-	// Close ends the connection in order. Nil means that the receiver has everything.
+	// Close ends the connection, in order if it can.
 	Close() error
 }
 
@@ -80,8 +80,8 @@ type DeliverOptions struct {
 var ErrRefused = errors.New("the receiver refused events, which are in the queue's file \"refused\"")
 
 // Deliver gives the receiver what is in a queue, in order, until the queue is finished
-// and empty, or ctx ends, or it gives up. What was sent and not confirmed is sent again
-// next time.
+// and empty, or ctx ends, or it gives up. What was sent and has not settled when ctx ends
+// is sent again next time.
 func Deliver(ctx context.Context, q *Queue, s Sender, o DeliverOptions) error {
 	if o.Lines == 0 {
 		o.Lines = 500
@@ -115,6 +115,11 @@ type delivery struct {
 	good    time.Time   // of the last success
 	failed  int         // attempts since then
 	refused bool
+
+	// broken is how often something failed since anything has settled. As long as it
+	// isn't zero, less is sent at once, and only when what was sent has settled: a
+	// receiver that breaks down again and again still gets everything at last.
+	broken int
 }
 
 type sentBatch struct {
@@ -131,8 +136,16 @@ func (d *delivery) run(ctx context.Context) error {
 			}
 			continue
 		}
+		if d.broken > 0 && len(d.sent) > 0 {
+			select {
+			case <-time.After(max(d.s.Settle()/4, time.Millisecond)):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			continue
+		}
 		changed := d.q.Changed()
-		lines, after, done, err := d.q.Next(d.o.Lines, d.o.Bytes)
+		lines, after, done, err := d.q.Next(max(1, d.o.Lines>>min(d.broken, 20)), d.o.Bytes)
 		if err != nil {
 			return err
 		}
@@ -140,35 +153,22 @@ func (d *delivery) run(ctx context.Context) error {
 			if done && len(d.sent) == 0 {
 				return nil
 			}
-			if done { // waits for the receiver's end of the connection
-				if err := d.s.Close(); err != nil {
-					if err := d.failure(ctx, err); err != nil {
-						return err
-					}
-					continue
-				}
-				if err := d.q.Delivered(d.sent[len(d.sent)-1].after); err != nil {
-					return err
-				}
-				d.sent = nil
-				return nil
-			}
 			d.good = time.Now()
 			var wait <-chan time.Time
 			if len(d.sent) > 0 {
-				wait = time.After(max(d.s.Settle()/2, time.Millisecond))
+				wait = time.After(max(d.s.Settle()/4, time.Millisecond))
 			}
 			select {
 			case <-changed:
 			case <-wait:
 			case <-ctx.Done():
-				return d.stop(ctx)
+				return context.Cause(ctx)
 			}
 			continue
 		}
 		if err := d.send(ctx, lines, after); err != nil {
 			if ctx.Err() != nil {
-				return d.stop(ctx)
+				return context.Cause(ctx)
 			}
 			if err := d.failure(ctx, err); err != nil {
 				return err
@@ -223,6 +223,7 @@ func (d *delivery) settle() error {
 		return err
 	}
 	d.sent = d.sent[n:]
+	d.broken = 0
 	return nil
 }
 
@@ -233,6 +234,7 @@ func (d *delivery) failure(ctx context.Context, err error) error {
 	}
 	d.o.Report(err)
 	d.sent = nil
+	d.broken++
 	if err := d.q.Rewind(); err != nil {
 		return err
 	}
@@ -249,15 +251,6 @@ func (d *delivery) failure(ctx context.Context, err error) error {
 	case <-time.After(wait):
 		return nil
 	case <-ctx.Done():
-		return d.stop(ctx)
+		return context.Cause(ctx)
 	}
-}
-
-// stop ends delivery early. What the receiver has taken by the end of the connection
-// needn't be sent again.
-func (d *delivery) stop(ctx context.Context) error {
-	if len(d.sent) > 0 && d.s.Close() == nil {
-		d.q.Delivered(d.sent[len(d.sent)-1].after) // else it is sent once more
-	}
-	return context.Cause(ctx)
 }

@@ -2,6 +2,7 @@ package export
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -193,8 +194,9 @@ func (q *Queue) recover(seq uint64) error {
 	for q.wSize < size {
 		body, err := readFrame(f, q.wSize, size)
 		if err != nil {
-			if q.laterFrame(f, q.wSize, size) {
-				return fmt.Errorf("segment %016x is damaged at byte %d: %w", seq, q.wSize, err)
+			later, lerr := laterFrame(f, q.wSize, size)
+			if later || lerr != nil {
+				return fmt.Errorf("segment %016x is damaged at byte %d: %w", seq, q.wSize, cmp.Or(lerr, err))
 			}
 			break // torn
 		}
@@ -218,19 +220,26 @@ func (q *Queue) recover(seq uint64) error {
 	return f.Sync()
 }
 
-// laterFrame reports whether a whole frame begins where the broken one at off says
-// that it ends: then it isn't the end of the file that is broken.
-func (q *Queue) laterFrame(f *os.File, off, size int64) bool {
-	var head [frameHeader]byte
-	if _, err := f.ReadAt(head[:], off); err != nil {
-		return false
+// laterFrame reports whether a whole frame is anywhere behind the broken one at off:
+// then it isn't the end of the file that is broken.
+func laterFrame(f *os.File, off, size int64) (bool, error) {
+	rest := make([]byte, size-off)
+	if _, err := f.ReadAt(rest, off); err != nil {
+		return false, err
 	}
-	next := off + frameHeader + int64(binary.BigEndian.Uint32(head[:4]))
-	if next >= size {
-		return false
+	for at := 1; ; at++ {
+		// Every frame begins with its header and the length of its cursor.
+		i := bytes.Index(rest[at:], []byte(cursorHeader))
+		if i < 0 {
+			return false, nil
+		}
+		at += i
+		if start := at - 4 - frameHeader; start > 0 {
+			if _, err := readFrame(bytes.NewReader(rest), int64(start), int64(len(rest))); err == nil {
+				return true, nil
+			}
+		}
 	}
-	_, err := readFrame(f, next, size)
-	return err == nil
 }
 
 var errTorn = errors.New("a frame that is cut short or damaged")

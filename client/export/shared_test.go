@@ -29,14 +29,16 @@ func shared(t *testing.T, name string) string {
 func TestSharedOCSF(t *testing.T) {
 	checker := shared(t, "check_ocsf.py")
 	items := all(t)
+	args := []string{checker}
 	for _, name := range []string{"ocsf.ndjson", "short.ndjson"} {
 		file := filepath.Join(t.TempDir(), name)
 		if err := os.WriteFile(file, export(t, exporters()[name], items), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if out, err := exec.Command("python3", checker, file).CombinedOutput(); err != nil {
-			t.Errorf("%s: %v\n%s", name, err, out)
-		}
+		args = append(args, file)
+	}
+	if out, err := exec.Command("python3", args...).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 
