@@ -273,3 +273,44 @@ func FuzzParsePolicy(f *testing.F) {
 		}
 	})
 }
+
+// TestRules: the rules in force are shown, all of them, and those that the policy doesn't mention are told apart.
+func TestRules(t *testing.T) {
+	doc, err := os.ReadFile("POLICY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	strict := verifier.StrictPolicy().Rules()
+	for _, r := range strict {
+		if !r.Default || r.Value == "" {
+			t.Errorf("%+v", r)
+		}
+		key := r.Key[strings.LastIndexByte(r.Key, '.')+1:]
+		if !bytes.Contains(doc, []byte(key)) {
+			t.Errorf("%q isn't documented", r.Key)
+		}
+	}
+	full := parse(t, fullPolicy)
+	shown := make(map[string]bool)
+	for i, r := range full.Rules() {
+		if r.Default || r.Key != strict[i].Key || r.Value == strict[i].Value {
+			t.Errorf("%+v, and by default %+v", r, strict[i])
+		}
+		_, key, nested := strings.Cut(r.Key, ".")
+		if !nested {
+			key = r.Key
+		}
+		shown[key] = true
+	}
+	// Every key of the file but those of lists' members and of groups is a rule.
+	for line := range strings.Lines(string(full.YAML())) {
+		indent := len(line) - len(strings.TrimLeft(line, " "))
+		key, value, ok := strings.Cut(strings.TrimSpace(line), ":")
+		if !ok || indent > 2 || strings.HasPrefix(key, "- ") || indent == 0 && value == "" && !shown[key] && slices.Contains([]string{"tcb", "td", "time", "models", "retention"}, key) {
+			continue
+		}
+		if !shown[key] {
+			t.Errorf("%q isn't shown", key)
+		}
+	}
+}
