@@ -45,6 +45,10 @@ type Config struct {
 	// headers. Its CheckRedirect is not used: submissions follow no redirects, and reads only such to https.
 	HTTPClient *http.Client
 
+	// Retrying is called when a request has failed that will be made again after a pause, with the reason, so that
+	// somebody who waits can be told. It can be called concurrently, and is optional.
+	Retrying func(err error, pause time.Duration)
+
 	// AllowPlainHTTP lets the token travel unencrypted to hosts other than the loopback interface.
 	AllowPlainHTTP bool
 }

@@ -166,6 +166,9 @@ func (c *Client) do(ctx context.Context, r request) (*response, error) {
 		if wait > 0 {
 			pause = wait + rand.N(wait/4+1)
 		}
+		if c.cfg.Retrying != nil {
+			c.cfg.Retrying(err, pause)
+		}
 		if serr := c.sleep(ctx, pause); serr != nil {
 			return nil, fmt.Errorf("%w, the last attempt having failed: %v", context.Cause(ctx), err)
 		}
