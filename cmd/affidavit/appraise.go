@@ -106,7 +106,7 @@ func readRoot(c *console, name string) (*tdx.Root, error) {
 	}
 	r, err := tdx.ParseRoot(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, tdxCause(err))
+		return nil, fmt.Errorf("%s: not a root certificate: %w", name, tdxCause(err))
 	}
 	return r, nil
 }

@@ -311,7 +311,7 @@ func inspectText(b []byte, named func(string, fields, error) (string, fields, er
 	a, yamlErr := verifier.ParsePolicy(b)
 	if yamlErr == nil {
 		return "appraisal-policy", fields{
-			{"namesMeasurement", a.NamesMeasurement()}, {"requiredAppraisers", append([]string{}, a.Appraisers()...)},
+			{"namesMeasurement", a.NamesMeasurement()}, {"requiredAppraisers", append([]string{}, a.Appraisers()...)}, {"rules", ruleFields(a)},
 		}, nil
 	}
 	for line := range strings.Lines(string(b)) {
@@ -719,6 +719,18 @@ func policyFields(p *checkpoint.Policy) fields {
 
 func vkeyFields(k *checkpoint.VerifierKey) fields {
 	return fields{{"name", k.Name()}, {"keyId", fmt.Sprintf("%08x", k.KeyID())}, {"type", k.Kind().String()}, {"vkey", k.String()}}
+}
+
+// ruleFields are all rules of an appraisal policy that are in force, whether it mentions them or not.
+func ruleFields(p *verifier.Policy) (f fields) {
+	for _, r := range p.Rules() {
+		value := r.Value
+		if r.Default {
+			value += " (default)"
+		}
+		f = append(f, field{r.Key, value})
+	}
+	return f
 }
 
 func spkiFields(pub ed25519.PublicKey) fields {

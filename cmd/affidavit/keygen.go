@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -80,6 +81,9 @@ func makeKey(kind, name string) (private []byte, public string, err error) {
 	if k, ok := keyKinds[kind]; ok {
 		if name == "" {
 			return nil, "", usagef("missing flag --name: a %s key is known by its name, such as log.example.org/2026", kind)
+		}
+		if scheme, rest, ok := strings.Cut(name, "://"); ok {
+			return nil, "", usagef("--name %q: an origin or name is a URL without its scheme (c2sp.org/tlog-checkpoint): leave out %s://, as in %s", clean(name), clean(scheme), clean(rest))
 		}
 		key, err := checkpoint.GenerateKey(k, name, rand.Reader)
 		if errors.Is(err, checkpoint.ErrMalformed) {

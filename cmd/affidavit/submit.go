@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -66,6 +67,7 @@ itself, and "affidavit verify" is what finds a lie later.`,
 				if err != nil {
 					return 0, err
 				}
+				cfg.Retrying = func(err error, _ time.Duration) { s.retrying(err) }
 				if s.client, err = client.New(*url, cfg); err != nil {
 					return 0, err
 				}
@@ -113,6 +115,9 @@ type submission struct {
 	bundle bool
 	dir    string
 	jobs   int
+
+	// retrying is told why a request has to be made again. It is set before the first.
+	retrying func(error)
 }
 
 // An entryFile is an entry to submit.
@@ -160,6 +165,16 @@ func (s *submission) run(c *console, names []string) (int, error) {
 	// mu guards status and skipped, and is held while a worker prints.
 	var mu sync.Mutex
 	status, done := exitGood, 0
+	var told sync.Once
+	s.retrying = func(err error) {
+		told.Do(func() {
+			mu.Lock()
+			defer mu.Unlock()
+			p.clear()
+			fmt.Fprintf(c.stderr, "affidavit submit: the log can't be reached, or is busy; trying again for a while: %s\n", clean(err.Error()))
+			p.draw()
+		})
+	}
 	for range min(s.jobs, len(files)) {
 		wg.Go(func() {
 			for f := range todo {
