@@ -26,6 +26,49 @@ const appendTimeout = 20 * time.Second
 // minute that readers allow around the proven interval.
 const maxAdmissionAge = 30 * time.Second
 
+// places are those of submissions in flight. A vendor gets another only while it has fewer than twice as many as are free:
+// alone it gets two thirds of them, each of two that flood two fifths, and the last ones are left for vendors that have
+// few or none, however many the others want.
+type places struct {
+	mu    sync.Mutex // guards what follows
+	free  int
+	taken map[string]int // by vendor; those that have none aren't in it
+}
+
+func newPlaces(n int) *places { return &places{free: n, taken: make(map[string]int)} }
+
+// take takes a place for a vendor, if it gets one.
+func (p *places) take(vendor string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.taken[vendor] >= 2*p.free {
+		return false
+	}
+	p.free--
+	p.taken[vendor]++
+	return true
+}
+
+// leave gives a vendor's place back.
+func (p *places) leave(vendor string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free++
+	if p.taken[vendor]--; p.taken[vendor] == 0 {
+		delete(p.taken, vendor)
+	}
+}
+
+// inUse returns how many places are taken, and by how many vendors.
+func (p *places) inUse() (n, vendors int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, k := range p.taken {
+		n += k
+	}
+	return n, len(p.taken)
+}
+
 // claims are the statements that are being judged or appended. Whoever claims one is the only one who looks it up and
 // appends it, and keeps the claim until the index has it; others wait for the outcome.
 type claims struct {

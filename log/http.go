@@ -294,15 +294,13 @@ func (l *Log) tryAdd(w http.ResponseWriter, r *http.Request) (string, error) {
 		return "", err
 	}
 
-	select {
-	case l.flight <- struct{}{}:
-	default:
-		return "", fmt.Errorf("%w: %d submissions are in flight", ErrOverloaded, l.cfg.MaxInFlight)
+	if !l.flight.take(v.id) {
+		return "", fmt.Errorf("%w: this vendor's share of the %d submissions that may be in flight is used up", ErrOverloaded, l.cfg.MaxInFlight)
 	}
 	inFlight := true
 	land := func() {
 		if inFlight {
-			<-l.flight
+			l.flight.leave(v.id)
 			inFlight = false
 		}
 	}

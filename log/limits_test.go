@@ -201,7 +201,7 @@ func TestOverload(t *testing.T) {
 			}
 		})
 	}
-	waitFor(t, "two submissions in flight", func() bool { return len(s.flight) == 2 })
+	waitFor(t, "two submissions in flight", func() bool { n, _ := s.flight.inUse(); return n == 2 })
 	a := s.add(w.newTD().start(t, f))
 	if a.status != 503 || a.name() != "overloaded" || a.header.Get("Retry-After") == "" {
 		t.Errorf("%d %s", a.status, a.body)
@@ -353,5 +353,99 @@ func TestShutdown(t *testing.T) {
 	}
 	if len(acked) == 0 {
 		t.Error("nothing was acknowledged")
+	}
+}
+
+// A vendor's flood leaves places for others, and what was taken is given back.
+func TestPlaces(t *testing.T) {
+	take := func(p *places, vendor string) (n int) {
+		for p.take(vendor) {
+			n++
+		}
+		return n
+	}
+	for _, tt := range []struct{ total, first, second int }{{512, 342, 114}, {4, 3, 1}, {3, 2, 1}, {2, 2, 0}, {1, 1, 0}} {
+		p := newPlaces(tt.total)
+		if n := take(p, "a"); n != tt.first {
+			t.Errorf("of %d places the first gets %d, want %d", tt.total, n, tt.first)
+		}
+		if n := take(p, "b"); n != tt.second {
+			t.Errorf("of %d places the second gets %d, want %d", tt.total, n, tt.second)
+		}
+		if n, vendors := p.inUse(); n != tt.first+tt.second || vendors != min(tt.second, 1)+1 {
+			t.Errorf("of %d places %d are in use by %d", tt.total, n, vendors)
+		}
+		for range tt.first {
+			p.leave("a")
+		}
+		for range tt.second {
+			p.leave("b")
+		}
+		if n, vendors := p.inUse(); n != 0 || vendors != 0 || p.free != tt.total || len(p.taken) != 0 {
+			t.Errorf("%d places are still in use by %d, %d are free", n, vendors, p.free)
+		}
+	}
+	// Both want all there is, and give back and take at random: neither is kept out.
+	p := newPlaces(30)
+	for i := range 1000 {
+		p.take("a")
+		p.take("b")
+		if i%3 == 0 {
+			p.leave("a")
+		}
+		if i > 100 && (p.taken["a"] < 9 || p.taken["b"] < 9) {
+			t.Fatalf("step %d: %v", i, p.taken)
+		}
+	}
+}
+
+// While one vendor floods the log and nothing gets done, another still gets its submissions in.
+func TestFairness(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	gate := make(chan struct{})
+	var hold atomic.Bool
+	w.cfg = func(cfg *Config) {
+		cfg.MaxInFlight = 9
+		cfg.addFn = func(next tessera.AddFn) tessera.AddFn {
+			return func(ctx context.Context, e *tessera.Entry) tessera.IndexFuture {
+				if hold.Load() {
+					<-gate
+				}
+				return next(ctx, e)
+			}
+		}
+	}
+	s := w.open()
+	f := s.freshness()
+	s.mustAdd(w.newTD().start(t, f))
+	hold.Store(true)
+	var wg sync.WaitGroup
+	var refused atomic.Int64
+	for range 20 {
+		e := w.newTD().start(t, f)
+		wg.Go(func() {
+			if a := s.add(e); a.status == 503 {
+				refused.Add(1)
+			} else if a.status != 200 {
+				t.Errorf("flood: %d %s", a.status, a.body)
+			}
+		})
+	}
+	waitFor(t, "the flood", func() bool { n, _ := s.flight.inUse(); return n == 6 && refused.Load() == 14 })
+	d := w.newTD()
+	d.vendor = vendorB
+	e := d.start(t, f)
+	wg.Go(func() {
+		if a := s.post(e.Bytes(), tokenB, binaryType); a.status != 200 {
+			t.Errorf("the other vendor: %d %s", a.status, a.body)
+		}
+	})
+	waitFor(t, "the other vendor's place", func() bool { n, vendors := s.flight.inUse(); return n == 7 && vendors == 2 })
+	hold.Store(false)
+	close(gate)
+	wg.Wait()
+	if n, vendors := s.flight.inUse(); n != 0 || vendors != 0 {
+		t.Errorf("%d places are still taken by %d vendors", n, vendors)
 	}
 }

@@ -103,8 +103,9 @@ type Config struct {
 	// cut off from the log. Whoever verifies such a record sees that it is late. It defaults to none.
 	AdmitLate time.Duration
 
-	// MaxInFlight bounds the submissions that are being judged or appended. Beyond it they are answered 503. More of
-	// them don't raise the throughput, only the latency. It defaults to 512.
+	// MaxInFlight bounds the submissions that are being judged or appended. Beyond it they are answered 503, and so are
+	// those of a vendor that has its share of them, see places. More of them don't raise the throughput, only the
+	// latency. It defaults to 512.
 	MaxInFlight int
 
 	// MaxWait is how long a submission is held until a checkpoint covers its record. It defaults to 10 seconds.
@@ -168,7 +169,7 @@ type Log struct {
 	metrics  *metrics
 	claims   claims
 	zipped   *lru.Cache[bundleKey, []byte]
-	flight   chan struct{} // one element for each submission in flight
+	flight   *places       // of submissions in flight
 	judging  chan struct{} // one element for each entry that is being judged
 
 	// uncertain says whether leaves may be in the tree that the index doesn't know of, because appending them failed, or
@@ -346,7 +347,7 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 	if err := c.setDefaults(); err != nil {
 		return nil, err
 	}
-	l := &Log{cfg: c, logger: c.Logger, verifier: verifier.New(c.Root), flight: make(chan struct{}, c.MaxInFlight), judging: make(chan struct{}, runtime.GOMAXPROCS(0)), haltedc: make(chan struct{}), ended: make(chan struct{}), zipped: newZipped()}
+	l := &Log{cfg: c, logger: c.Logger, verifier: verifier.New(c.Root), flight: newPlaces(c.MaxInFlight), judging: make(chan struct{}, runtime.GOMAXPROCS(0)), haltedc: make(chan struct{}), ended: make(chan struct{}), zipped: newZipped()}
 	l.claims.m = make(map[record.Digest]*claim)
 	l.metrics = newMetrics(c.Registry, l)
 	if l.vendors, err = newVendors(c.VendorsFile); err != nil {

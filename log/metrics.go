@@ -52,7 +52,8 @@ func newMetrics(r *prometheus.Registry, l *Log) *metrics {
 	r.MustRegister(m.submissions, m.addSeconds, m.publishSeconds, m.storageErrors, m.vendorsReloads, m.witnessRequests, m.witnessSeconds, m.witnessSize,
 		m.appraiserRequests, m.appraiserSeconds, m.appraiserSize, m.appraised,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		gauge("in_flight", "Submissions being judged or appended.", func() float64 { return float64(len(l.flight)) }),
+		gauge("in_flight", "Submissions being judged or appended.", func() float64 { n, _ := l.flight.inUse(); return float64(n) }),
+		gauge("in_flight_vendors", "Vendors that have submissions being judged or appended.", func() float64 { _, n := l.flight.inUse(); return float64(n) }),
 		gauge("halted", "1 if the log was halted.", func() float64 {
 			if l.Err() != nil {
 				return 1

@@ -318,7 +318,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.DurationVar(&o.timeInterval, "time-interval", time.Minute, "time between time leaves while there is traffic")
 	s.DurationVar(&o.maxFreshnessAge, "max-freshness-age", 10*time.Minute, "how old the checkpoint may be that a statement was made after")
 	s.DurationVar(&o.admitLate, "admit-late", 0, "admit statements whose checkpoint is older than that, up to this age; they stay visibly late")
-	s.IntVar(&o.maxInFlight, "max-in-flight", 512, "submissions judged or appended at once; more are answered 503")
+	s.IntVar(&o.maxInFlight, "max-in-flight", 512, "submissions judged or appended at once, shared among the vendors; more are answered 503")
 	s.DurationVar(&o.maxWait, "max-wait", 10*time.Second, "how long a submission waits for a proof before it is answered 202")
 	debug := s.Bool("debug", false, "log more")
 	showVersion := s.Bool("version", false, "print what this command was built from, and end")
