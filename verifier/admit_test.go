@@ -436,47 +436,40 @@ func BenchmarkBareCryptography(b *testing.B) {
 	}
 }
 
-// Judging what was admitted is verifying it, without the signatures: a difference would let a log's reader see what its
-// writer didn't.
-func TestJudge(t *testing.T) {
+// What CheckRelease refuses, Verify refuses too, for the same reason, and nothing else about the release: a log's reader
+// sees what a record's does.
+func TestCheckRelease(t *testing.T) {
 	for _, tt := range []struct {
-		name string
-		edit func(s *submission)
-		in   func(s *submission) verifier.Input
+		name   string
+		edit   func(s *submission)
+		refuse bool
 	}{
-		{"final", func(*submission) {}, (*submission).finalInput},
-		{"withdrawn release", func(s *submission) { s.withdraw() }, (*submission).finalInput},
-		{"out of date", func(s *submission) {
-			l := tdxsim.DefaultLevels()
-			l[0].Status = "OutOfDate"
-			s.set = s.collateral(tdxsim.CollateralOptions{Levels: l})
-		}, (*submission).finalInput},
-		{"release", func(s *submission) { s.set = nil }, func(s *submission) verifier.Input {
-			return s.input(s.releaseEntry(), s.judgedAt, nil)
-		}},
+		{"as released", func(*submission) {}, false},
+		{"withdrawn", func(s *submission) { s.withdraw() }, true},
+		{"other code", func(s *submission) { s.finalQuote.MRTD[0] ^= 1 }, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newSubmission(t)
 			tt.edit(s)
-			in := tt.in(s)
+			in := s.finalInput()
 			in.Collateral, in.At = s.set, s.judgedAt
 			a, err := s.admit(in.Entry)
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, p := range []*verifier.Policy{verifier.StrictPolicy(), parse(t, releasePolicy("release"))} {
-				want, err := s.verifier.Verify(in, p)
-				if err != nil {
-					t.Fatal(err)
+			got := s.verifier.CheckRelease(a, in)
+			if (len(got) > 0) != tt.refuse {
+				t.Errorf("refusals %v", got)
+			}
+			v := s.must(s.verifier.Verify(in, verifier.StrictPolicy()))
+			var want []verifier.Refusal
+			for _, r := range v.Refusals {
+				if r.Code == verifier.CodeRelease {
+					want = append(want, r)
 				}
-				bare := in
-				bare.Entry, bare.Collateral, bare.At = nil, nil, time.Time{}
-				if diff := cmp.Diff(want.Claims, s.verifier.Judge(a, bare, p).Claims); diff != "" {
-					t.Errorf("claims differ (-Verify +Judge):\n%s", diff)
-				}
-				if diff := cmp.Diff(want.Refusals, s.verifier.Judge(a, bare, p).Refusals); diff != "" {
-					t.Errorf("refusals differ (-Verify +Judge):\n%s", diff)
-				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("refusals differ (-Verify +CheckRelease):\n%s", diff)
 			}
 		})
 	}

@@ -47,22 +47,9 @@ func (v *Verifier) Verify(in Input, p *Policy) (*Verdict, error) {
 	if err != nil {
 		return nil, err
 	}
-	return v.judge(&in, q, res, p), nil
-}
-
-// Judge is [Verifier.Verify] for an entry that was admitted: Entry, Collateral and
-// At are a's, whatever in says, and nothing about a is verified again. It is for
-// those who apply both the admission rules and an appraisal policy.
-func (v *Verifier) Judge(a *Admitted, in Input, p *Policy) *Verdict {
-	in.Entry, in.Collateral, in.At = a.entry, a.set, a.judgedAt
-	return v.judge(&in, a.quote, a.result, p)
-}
-
-// judge makes the verdict on a genuine entry.
-func (v *Verifier) judge(in *Input, q *tdx.Quote, res *tdx.Result, p *Policy) *Verdict {
 	st := in.Entry.Statement()
-	r := &report{p: p}
-	s := &subject{report: r, v: v, in: in, st: st, quote: q}
+	r := &report{p: p, claims: make([]Claim, 0, usualClaims)}
+	s := &subject{report: r, v: v, in: &in, st: st, quote: q}
 	if q != nil {
 		r.platform(v.root, q, res, in.At)
 		s.identify()
@@ -81,7 +68,25 @@ func (v *Verifier) judge(in *Input, q *tdx.Quote, res *tdx.Result, p *Policy) *V
 	return &Verdict{
 		Entry: in.Entry, At: in.At, Quote: q, TDX: res, Identity: s.identity, Interval: in.Interval,
 		Claims: r.claims, Refusals: r.refusals,
+	}, nil
+}
+
+// usualClaims is about how many claims a verdict has.
+const usualClaims = 48
+
+// CheckRelease compares the quote of an admitted entry with the release that the
+// statement names, as [Verifier.Verify] does: by in.Releases, in.Withdrawn and
+// in.VendorKeys. It refuses what no appraisal policy allows: that the release was
+// withdrawn, or has other measurements. It is for those who read a whole log, and
+// have no policy.
+func (v *Verifier) CheckRelease(a *Admitted, in Input) []Refusal {
+	if a.quote == nil {
+		return nil
 	}
+	in.Entry, in.Collateral, in.At = a.entry, a.set, a.judgedAt
+	s := &subject{report: &report{p: new(Policy)}, v: v, in: &in, st: a.entry.Statement(), quote: a.quote}
+	s.claimRelease(s.findReleases())
+	return s.refusals
 }
 
 // Appraise judges bare evidence by an appraisal policy: the platform and the
