@@ -111,3 +111,8 @@ func DirTransport(dir string) http.RoundTripper {
 func EntriesPath(n uint64, width int) string {
 	return tilePath(tlog.Tile{H: tileHeight, L: -1, N: int64(n), W: width})
 }
+
+// TilePath returns the path of a tile of hashes below the log's URL.
+func TilePath(level int, n uint64, width int) string {
+	return tilePath(tlog.Tile{H: tileHeight, L: level, N: int64(n), W: width})
+}

@@ -46,7 +46,7 @@ type audit struct {
 	tree *hashTree
 	x    *indexer
 
-	// recent are starts and model runs by statement, without claims.
+	// recent are starts and model runs by statement.
 	recent *simplelru.LRU[record.Digest, *verifier.PlacedRecord]
 
 	// superseded has when sets were, by collateral id: in ms by the log's clock, 0 until it is known.
@@ -122,7 +122,8 @@ func (a *audit) reset() {
 	a.runs, a.closed, a.pending = make(map[record.Digest][]openRun), make(map[record.Digest]struct{}), a.pending[:0]
 }
 
-// window audits leaves that are proven to be the next ones of the tree, and commits them.
+// window audits leaves that are proven to be the next ones of the tree, and commits them. After an error the audit is
+// worth nothing any more, and has to be made anew from the database: see Monitor.load.
 func (a *audit) window(ctx context.Context, items []*item) error {
 	m := a.m
 	c := m.begin()
@@ -132,8 +133,7 @@ func (a *audit) window(ctx context.Context, items []*item) error {
 	}
 	for _, it := range items {
 		if err := a.leaf(ctx, c, it); err != nil {
-			m.failed = fmt.Errorf("leaf %d: %w; the monitor has to be opened again", it.index, err)
-			return m.failed
+			return fmt.Errorf("leaf %d: %w", it.index, err)
 		}
 	}
 	c.st.Audited = a.tree.size
@@ -143,8 +143,7 @@ func (a *audit) window(ctx context.Context, items []*item) error {
 		c.st.Checkpoint = c.st.Newest
 	}
 	if err := errors.Join(a.due(c), a.writePending(c), a.writeSequences(c), a.tree.write(c.b)); err != nil {
-		m.failed = fmt.Errorf("%w; the monitor has to be opened again", err)
-		return m.failed
+		return err
 	}
 	if err := c.commit(); err != nil {
 		return err
@@ -237,7 +236,7 @@ func (a *audit) record(ctx context.Context, c *change, it *item, l *record.Recor
 	if err := a.judgedBy(c, it, l); err != nil {
 		return err
 	}
-	placed := &verifier.PlacedRecord{Origin: c.st.Origin, Index: it.index, Verdict: withoutClaims(it.verdict)}
+	placed := &verifier.PlacedRecord{Origin: c.st.Origin, Index: it.index, Verdict: it.verdict}
 	switch st := it.entry().Statement(); {
 	case st.Start != nil:
 		if err := a.open(c, it, placed); err != nil {
@@ -252,13 +251,6 @@ func (a *audit) record(ctx context.Context, c *change, it *item, l *record.Recor
 		return a.end(ctx, c, it, placed, &st.Abandoned.Start)
 	}
 	return nil
-}
-
-// withoutClaims returns a verdict that takes less memory. Nothing here asks for its claims.
-func withoutClaims(v *verifier.Verdict) *verifier.Verdict {
-	w := *v
-	w.Claims = nil
-	return &w
 }
 
 // --- collateral
@@ -355,36 +347,53 @@ func (a *audit) regress(c *change, id record.Digest, old oldSet, by *uint64) {
 
 // --- sessions
 
-// An openLeaf is a start, or a model run, that later leaves may have to be compared with: the platform's PPID, which it
-// would take a verification to know again, and the leaf.
-func encodeOpen(index uint64, ppid string, raw []byte) []byte {
-	b := u64(index)
-	b = append(b, byte(len(ppid)))
-	b = append(b, ppid...)
-	return append(b, raw...)
+// encodeOpen returns what is kept of a start, or a model run, that later leaves may have to be compared with: its
+// statement, and what verifier.Pair compares of its quote. That is a quarter of the leaf.
+func encodeOpen(p *verifier.PlacedRecord) []byte {
+	e, q := p.Verdict.Entry, p.Verdict.Quote
+	b := append(make([]byte, 0, 512+len(e.Payload)), u64(p.Index)...)
+	part := func(v []byte) { b = append(append(b, byte(len(v))), v...) }
+	part([]byte(p.Verdict.TDX.PPID))
+	part(q.Body.TDAttributes[:])
+	part(q.Body.XFAM[:])
+	for _, m := range [][]byte{q.Body.MRTD, q.Body.MRConfigID, q.Body.MROwner, q.Body.MROwnerConfig} {
+		part(m)
+	}
+	return append(b, e.Payload...)
 }
 
+// decodeOpen is the inverse of encodeOpen. The verdict has what was kept, and an entry with the statement and no
+// signature.
 func decodeOpen(origin string, b []byte) (*verifier.PlacedRecord, error) {
-	damaged := errors.New("stored leaf is damaged")
-	if len(b) < 9 || len(b) < 9+int(b[8]) {
+	damaged := errors.New("stored start or model run is damaged")
+	if len(b) < 8 {
 		return nil, damaged
 	}
-	ppid, raw := string(b[9:9+int(b[8])]), bytes.Clone(b[9+int(b[8]):])
-	leaf, err := record.ParseLeaf(raw)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", damaged, err)
-	}
-	v := &verifier.Verdict{Entry: entryOf(leaf)}
-	if v.Entry == nil {
-		return nil, damaged
-	}
-	if q := v.Entry.Quote(); q != nil {
-		if v.Quote, err = tdx.ParseQuote(q); err != nil {
-			return nil, fmt.Errorf("%w: %w", damaged, err)
+	index, b := binary.BigEndian.Uint64(b), bytes.Clone(b[8:])
+	part := func() (v []byte) {
+		if len(b) == 0 || len(b) < 1+int(b[0]) {
+			b = nil
+			return nil
 		}
-		v.TDX = &tdx.Result{PPID: ppid}
+		v, b = b[1:1+b[0]], b[1+b[0]:]
+		return v
 	}
-	return &verifier.PlacedRecord{Origin: origin, Index: binary.BigEndian.Uint64(b), Verdict: v}, nil
+	ppid, attributes, xfam := part(), part(), part()
+	body := tdx.TDBody{MRTD: part(), MRConfigID: part(), MROwner: part(), MROwnerConfig: part()}
+	if copy(body.TDAttributes[:], attributes) != 8 || copy(body.XFAM[:], xfam) != 8 || len(b) == 0 {
+		return nil, damaged
+	}
+	st, err := record.ParseStatement(b)
+	if err != nil || st.SessionKey() == nil {
+		return nil, errors.Join(damaged, err)
+	}
+	e, err := record.NewEntry(record.ProfileStatement, b, st.SessionKey().KeyID, make([]byte, 64), record.NewQuoteEvidence([]byte{0}))
+	if err != nil {
+		return nil, errors.Join(damaged, err)
+	}
+	return &verifier.PlacedRecord{Origin: origin, Index: index, Verdict: &verifier.Verdict{
+		Entry: e, Quote: &tdx.Quote{Body: body}, TDX: &tdx.Result{PPID: string(ppid)},
+	}}, nil
 }
 
 // What is due.
@@ -407,13 +416,9 @@ func (a *audit) open(c *change, it *item, p *verifier.PlacedRecord) error {
 			value = append(value, run.Session.Statement[:]...)
 		}
 	}
-	ppid := ""
-	if p.Verdict.TDX != nil {
-		ppid = p.Verdict.TDX.PPID
-	}
 	a.recent.Add(it.statement, p)
 	return errors.Join(
-		c.b.Set(key(prefixOpen, it.statement[:]), encodeOpen(it.index, ppid, it.raw), nil),
+		c.b.Set(key(prefixOpen, it.statement[:]), encodeOpen(p), nil),
 		c.b.Set(dueKey(it.time()+a.m.cfg.UnpairedAfter.Milliseconds(), what, it.statement[:]), value, nil))
 }
 
@@ -439,7 +444,7 @@ func (a *audit) placed(ctx context.Context, c *change, statement record.Digest) 
 	if err != nil || it.verdict == nil || it.statement != statement {
 		return nil, err
 	}
-	p := &verifier.PlacedRecord{Origin: c.st.Origin, Index: index, Verdict: withoutClaims(it.verdict)}
+	p := &verifier.PlacedRecord{Origin: c.st.Origin, Index: index, Verdict: it.verdict}
 	a.recent.Add(statement, p)
 	return p, nil
 }

@@ -109,6 +109,9 @@ func (m *Monitor) catchUp(ctx context.Context) error {
 	wg.Wait()
 	close(swapped)
 	if failed != nil {
+		if m.failed == nil { // such as a leaf that had to be read again, and couldn't
+			m.failed = m.load()
+		}
 		return failed
 	}
 	if err := m.report(slices.Collect(chanSeq(swapped))...); err != nil {
@@ -117,10 +120,14 @@ func (m *Monitor) catchUp(ctx context.Context) error {
 	if len(errs) > 0 {
 		return errs[0] // the others follow from it
 	}
-	if m.st.Audited == target.Size {
-		return m.a.settle()
+	if m.st.Audited < target.Size {
+		return nil
 	}
-	return nil
+	err := m.a.settle()
+	if err != nil && m.failed == nil {
+		m.failed = m.load()
+	}
+	return err
 }
 
 func chanSeq[T any](c <-chan T) func(func(T) bool) {
@@ -263,11 +270,12 @@ func (m *Monitor) fetch(ctx context.Context, target seenCheckpoint, to chan<- []
 				continue
 			}
 			scratch.append(h)
-			items = append(items, &item{index: index, raw: a.b.leaves[i], hash: record.Digest(h)})
+			// A copy, so that a record that is remembered doesn't keep its bundle, which is 256 times as large.
+			items = append(items, &item{index: index, raw: slices.Clone(a.b.leaves[i]), hash: record.Digest(h)})
 			size += len(a.b.leaves[i])
 		}
 		clear(scratch.full)
-		if len(items) >= windowLeaves || size >= windowBytes {
+		if len(items) >= m.windowLeaves || size >= windowBytes {
 			if !send() {
 				return ctx.Err()
 			}

@@ -250,7 +250,7 @@ func (m *Monitor) judge(it *item) error {
 	if admitErr != nil {
 		m.inadmissible(it, in, admitErr)
 	} else {
-		it.verdict = m.v.Judge(admitted, in, m.audit)
+		it.verdict = &verifier.Verdict{Entry: e, At: judgedAt, Quote: admitted.Quote(), TDX: admitted.TDX()}
 	}
 	if it.verdict == nil {
 		return nil
@@ -260,8 +260,8 @@ func (m *Monitor) judge(it *item) error {
 			it.finding(KindStale, "", "record %d was admitted %s after the checkpoint that it was made after, more than %s", it.index, age.Round(time.Second), m.cfg.MaxFreshnessAge)
 		}
 	}
-	if img != nil {
-		m.judgeRelease(it, img, env)
+	if img != nil && admitted != nil {
+		m.judgeRelease(it, img, env, m.v.CheckRelease(admitted, in))
 	}
 	m.watch(it)
 	return nil
@@ -320,7 +320,7 @@ func (m *Monitor) inadmissible(it *item, in verifier.Input, err error) {
 }
 
 // judgeRelease compares a quote with the release that its statement names.
-func (m *Monitor) judgeRelease(it *item, img *image, env *record.Environment) {
+func (m *Monitor) judgeRelease(it *item, img *image, env *record.Environment, refusals []verifier.Refusal) {
 	st := it.entry().Statement()
 	name := clean(env.Release.Name)
 	if len(before(img.releases, it.index)) == 0 {
@@ -328,10 +328,7 @@ func (m *Monitor) judgeRelease(it *item, img *image, env *record.Environment) {
 			"record %d, and maybe others, names the image %s, of which its vendor has logged no release before", it.index, name)
 		return
 	}
-	for _, r := range it.verdict.Refusals {
-		if r.Code != verifier.CodeRelease {
-			continue
-		}
+	for _, r := range refusals {
 		kind := KindReleaseMismatch
 		if withdrawn := before(img.withdrawals, it.index); slices.ContainsFunc(withdrawn, func(w *record.Entry) bool {
 			return slices.ContainsFunc(before(img.releases, it.index), func(r *record.Entry) bool {

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -176,12 +177,20 @@ func (l *lab) want(kinds ...Kind) *Finding {
 }
 
 // A session has the indices of its leaves.
-type session struct{ start, run, final uint64 }
+type session struct {
+	start, run, final uint64
+	number            int
+}
 
 // another makes the next session's names: a session has a key, an id and a number of its own.
 func (l *lab) another() {
 	l.sessions++
-	label := strings.Repeat("i", l.sessions)
+	l.name(l.sessions)
+}
+
+// name takes the names of a session up again.
+func (l *lab) name(n int) {
+	label := fmt.Sprint(n)
 	l.World.Session = record.SessionID(sha256Sum("session " + label))
 	l.SessionKey = bundletest.KeyFrom("session " + label)
 }

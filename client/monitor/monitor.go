@@ -23,6 +23,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/affidavit-log/affidavit/client"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
@@ -105,6 +106,8 @@ type Config struct {
 
 	// Logger gets what went wrong and was survived. It defaults to none.
 	Logger *slog.Logger
+
+	fs vfs.FS // of tests
 }
 
 // A Witness is somebody who cosigns the log's checkpoints, and shows them.
@@ -137,6 +140,8 @@ type Monitor struct {
 	a        *audit
 	failed   error // after a failed write; only Open helps
 	scanned  *scan // of Newest, if the log's hashes didn't prove it
+
+	windowLeaves int // how many leaves are audited in one batch
 
 	opened   time.Time // when the monitor was opened
 	written  time.Time // when the state was last written for its own sake
@@ -179,12 +184,12 @@ func Open(cfg Config) (*Monitor, error) {
 		return nil, err
 	}
 	m := &Monitor{
-		cfg: cfg, v: verifier.New(cfg.Root), audit: lenient, opened: cfg.Now(),
+		cfg: cfg, v: verifier.New(cfg.Root), audit: lenient, opened: cfg.Now(), windowLeaves: windowLeaves,
 		kick: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
 	m.live.witness = make(map[string]WitnessStatus)
 	dir := filepath.Join(cfg.Dir, "db")
-	if m.db, err = openDB(dir, cfg.Logger); err != nil {
+	if m.db, err = openFS(dir, cfg.Logger, cfg.fs); err != nil {
 		return nil, fmt.Errorf("monitor: %s: %w", dir, err)
 	}
 	if err := m.load(); err != nil {
@@ -204,7 +209,7 @@ func (m *Monitor) load() (err error) {
 	if m.a, err = newAudit(m); err != nil {
 		return err
 	}
-	m.view.Store(&view{state: m.st, next: make(chan struct{})})
+	m.publish()
 	return nil
 }
 
@@ -288,9 +293,12 @@ const (
 	memTable   = 16 << 20
 )
 
-func openDB(dir string, logger *slog.Logger) (*pebble.DB, error) {
+func openDB(dir string, logger *slog.Logger) (*pebble.DB, error) { return openFS(dir, logger, nil) }
+
+// openFS opens the database in a file system, the machine's by default.
+func openFS(dir string, logger *slog.Logger, fs vfs.FS) (*pebble.DB, error) {
 	o := &pebble.Options{
-		Logger: pebbleLogger{logger}, FormatMajorVersion: pebble.FormatNewest, CacheSize: blockCache, MemTableSize: memTable,
+		FS: fs, Logger: pebbleLogger{logger}, FormatMajorVersion: pebble.FormatNewest, CacheSize: blockCache, MemTableSize: memTable,
 	}
 	for i := range o.Levels {
 		// Most statements that are looked up aren't there. Ten bits for each key answer 99 in 100 of these without a read.
@@ -378,8 +386,9 @@ func (m *Monitor) changed() *view { return m.view.Load() }
 
 // publish shows readers what was committed. m.stepping is held.
 func (m *Monitor) publish() {
-	old := m.view.Swap(&view{state: m.st, next: make(chan struct{})})
-	close(old.next)
+	if old := m.view.Swap(&view{state: m.st, next: make(chan struct{})}); old != nil {
+		close(old.next)
+	}
 }
 
 // WaitVerified waits until a checkpoint of at least the given size is audited. It asks for a poll, and so again whenever
