@@ -44,6 +44,8 @@ func textIn(n *html.Node) string {
 // For each claim that a good record makes, a record that breaks it gives a report that says so in its first section. The
 // table is complete: a new claim needs a row, or a reason not to have one.
 func TestFaults(t *testing.T) {
+	t.Parallel()
+	broken := make(map[string]bool)
 	attributes := func(a uint64) func(*bundletest.Draft) {
 		return func(d *bundletest.Draft) { d.Quote.TDAttributes = &a }
 	}
@@ -195,8 +197,6 @@ func TestFaults(t *testing.T) {
 		}
 	}
 }
-
-var broken = make(map[string]bool)
 
 func mrtd(s *bundletest.Session) []byte {
 	m := s.Vendor.Quote().MRTD

@@ -93,6 +93,7 @@ func TestPDF(t *testing.T) {
 
 // Each value of the content is in the PDF, whole, whatever page breaks and line breaks do to it.
 func TestPDFIsComplete(t *testing.T) {
+	t.Parallel()
 	squeeze := func(s string) string { return strings.Join(strings.Fields(s), "") }
 	for name, r := range cases(t) {
 		text := squeeze(pdfText(t, pdfOf(t, r)))

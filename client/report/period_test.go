@@ -256,8 +256,8 @@ func TestPeriodIsBounded(t *testing.T) {
 	tally := NewTally()
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	const n = 5000
-	big := strings.Repeat("x", 16<<10)
+	const n = 3000
+	big := strings.Repeat("x", 8<<10)
 	for i := range n {
 		s := made(i%400, Refused)
 		name := fmt.Sprint(i, big)

@@ -193,6 +193,7 @@ func firstDifference(a, b string) string {
 
 // The JSON form is the content, and has nothing that would not survive a way through JSON.
 func TestJSON(t *testing.T) {
+	t.Parallel()
 	for name, r := range cases(t) {
 		b, err := json.Marshal(r)
 		if err != nil {
@@ -213,6 +214,7 @@ func TestJSON(t *testing.T) {
 // Words that say more than is proven, or that frighten without reason, are in no report; the assumptions and the limits
 // are in all of them (DESIGN, principle 5).
 func TestWords(t *testing.T) {
+	t.Parallel()
 	for name, r := range cases(t) {
 		b, err := json.Marshal(r)
 		if err != nil {
