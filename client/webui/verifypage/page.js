@@ -19,6 +19,7 @@
 
 	// say makes text of others, with a direction of its own.
 	const say = s => el("bdi", /^[0-9a-f+/=-]{24,}$/i.test(s) ? { class: "mono" } : null, clean(s));
+	const sentence = s => s.charAt(0).toUpperCase() + s.slice(1).replace(/\.?$/, ".");
 	const list = (items, ordered) => el(ordered ? "ol" : "ul", null, items.map(s => el("li", null, say(s))));
 
 	// The check
@@ -168,16 +169,16 @@
 			$("live").textContent = "";
 			return complain(`A file could not be read: ${e.message}`);
 		}
+		let reply = await attempt(batch);
+		if (!reply) return;
+		batch.forEach((f, i) => f.kind = reply.files[i]);
 		// What comes without a record is for the one that is there.
-		const kinds = (await attempt(batch))?.files;
-		if (!kinds) return;
-		const subject = files.find(f => f.kind === "subject");
-		batch.forEach((f, i) => f.kind = kinds[i]);
-		if (subject && kinds.every(k => k === "disclosure" || k === "collateral")) {
+		if (files.some(f => f.kind === "subject") && batch.every(f => f.kind === "disclosure" || f.kind === "collateral")) {
 			batch = files.filter(f => !batch.some(g => g.name === f.name && g.kind === f.kind)).concat(batch);
+			reply = await attempt(batch);
 		}
 		files = batch;
-		await update(true);
+		render(reply, true);
 	}
 
 	async function attempt(files) {
@@ -190,9 +191,13 @@
 		}
 	}
 
-	// update checks again. The first verdict on a file gets the focus; a later one, after the rules have changed, is only said.
-	async function update(focus) {
-		const reply = await attempt(files);
+	// update checks again, since the rules have changed.
+	async function update() {
+		render(await attempt(files), false);
+	}
+
+	// render shows a reply. The verdict on new files gets the focus; a later one is only said.
+	function render(reply, focus) {
 		if (!reply) return;
 		showRules(reply);
 		$("files-say").replaceChildren(...reply.problems.filter(x => x.about === "files").map(x => el("p", { class: "alarm" }, say(x.message))));
@@ -207,7 +212,7 @@
 		show(reply);
 		$("live").textContent = `${reply.words.title}: ${clean(reply.answer.file)}`;
 		performance.mark("verdict");
-		if (focus === true) {
+		if (focus) {
 			$("verdict").focus({ preventScroll: true });
 			$("result").scrollIntoView({ block: "start" });
 		}
@@ -226,20 +231,21 @@
 	function show(reply) {
 		const a = reply.answer, w = reply.words;
 		const shipped = shippedRules();
+		const [fit, unfit] = [true, false].map(good => a.disclosures.filter(d => (d.status === "good") === good));
 		const out = [el("div", { class: "verdict " + a.status },
 			el("h2", { id: "verdict", tabindex: "-1" }, el("span", { class: "icon", "aria-hidden": "true" }, icons[a.status]), w.title),
 			el("p", { class: "lead" }, w.lead),
 			a.status === "not-proven" ? el("p", null, w.why) : null,
-			a.status === "not-proven" ? el("p", { class: "detail" }, "In detail (", say(a.reason), "): ", say(a.detail), a.detail.endsWith(".") ? "" : ".") : null,
+			a.status === "not-proven" ? el("p", { class: "detail" }, "In detail (", say(a.reason), "): ", say(a.detail.replace(/\.$/, "")), ".") : null,
 			el("p", { class: "file" }, "File: ", say(a.file)),
+			unfit.length > 0 ? el("p", { class: "alarm" }, "What was given as an action of this record is not one, or is not proven to be: see below.") : null,
 			reply.root.intel ? null : el("p", { class: "alarm" }, "Not under Intel’s root certificate: nothing here is evidence of Intel’s hardware."),
 			shipped.length > 0 ? el("p", { class: "warning" }, warning(shipped)) : null)];
 		if (a.refusals.length > 0) {
 			out.push(section("Why it is refused", "refusals", el("ul", null, a.refusals.map(r => el("li", null,
-				el("p", null, say(r.message)),
+				el("p", null, say(sentence(r.message))),
 				el("p", { class: "detail" }, say(r.field), ": found ", say(r.got), ", wanted ", say(r.want)))))));
 		}
-		const [fit, unfit] = [true, false].map(good => a.disclosures.filter(d => (d.status === "good") === good));
 		out.push(...unfit.map(d => el("section", { class: "refusals" }, el("h3", null, "Not an action of this record"), el("p", null, say(d.file), ": ", say(d.detail), "."))));
 		if (a.status !== "not-proven") {
 			out.push(section("What it is about", "about", facts([
