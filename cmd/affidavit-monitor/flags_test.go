@@ -143,3 +143,101 @@ func TestSystemdUnit(t *testing.T) {
 		t.Errorf("only %q", args)
 	}
 }
+
+// FuzzParseReceiver: what is accepted, written out in full, is accepted again and means the same.
+func FuzzParseReceiver(f *testing.F) {
+	f.Add("webhook", "https://a.example/?name=x")
+	f.Add("webhook", "name=soc url=https://a.example secret=f class=tamper,identity severity=high plain-http=yes")
+	f.Add("findings", "-")
+	f.Add("on-finding", "program=/usr/bin/page timeout=90s name=x")
+	f.Fuzz(func(t *testing.T, k, value string) {
+		r, err := parseReceiver(kind(k), value)
+		if err != nil {
+			return
+		}
+		words := []string{targets[r.kind] + "=" + r.target, "name=" + r.name}
+		if len(r.filter.Classes) > 0 {
+			var classes []string
+			for _, c := range r.filter.Classes {
+				classes = append(classes, string(c))
+			}
+			words = append(words, "class="+strings.Join(classes, ","))
+		}
+		if r.filter.Least != "" {
+			words = append(words, "severity="+string(r.filter.Least))
+		}
+		if r.secret != "" {
+			words = append(words, "secret="+r.secret)
+		}
+		if r.plainHTTP {
+			words = append(words, "plain-http=yes")
+		}
+		if r.timeout != 0 {
+			words = append(words, "timeout="+r.timeout.String())
+		}
+		again, err := parseReceiver(r.kind, strings.Join(words, " "))
+		if err != nil || !reflect.DeepEqual(again, r) || r.target == "" {
+			t.Errorf("%q is read as %+v, and %q as %+v, %v", value, r, words, again, err)
+		}
+	})
+}
+
+// FuzzParseWatch: what is accepted, written out in full, is accepted again and means the same.
+func FuzzParseWatch(f *testing.F) {
+	hash := strings.Repeat("ab", 32)
+	f.Add([]byte("# ours\nvendor https://vendor.example # the one\ntenant " + hash + "\nrelease " + hash + "\nplatform " + hash[:32] + "\nsession " + hash[:32]))
+	f.Add([]byte("session " + hash + "\r\n\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		w, err := parseWatch(b)
+		if err != nil {
+			return
+		}
+		var lines []string
+		for _, v := range w.Vendors {
+			lines = append(lines, "vendor "+v)
+		}
+		for _, p := range w.Platforms {
+			lines = append(lines, "platform "+p)
+		}
+		for word, list := range map[string][]record.Digest{"tenant": w.Tenants, "release": w.Releases, "session": w.Sessions} {
+			for _, d := range list {
+				lines = append(lines, word+" "+hex.EncodeToString(d[:]))
+			}
+		}
+		again, err := parseWatch([]byte(strings.Join(lines, "\n")))
+		if err != nil || !reflect.DeepEqual(again, w) {
+			t.Errorf("%q is read as %+v, and %q as %+v, %v", b, w, lines, again, err)
+		}
+	})
+}
+
+func TestStatusOfFindings(t *testing.T) {
+	for _, tt := range []struct {
+		s    summary
+		want int
+	}{
+		{summary{}, 0}, {summary{info: 5}, 0}, {summary{other: 1, info: 1}, 3}, {summary{grave: 1, other: 1}, 4}, {summary{halted: true}, 4},
+	} {
+		if got := tt.s.status(); got != tt.want {
+			t.Errorf("%+v: %d, want %d", tt.s, got, tt.want)
+		}
+	}
+}
+
+func TestProgressLine(t *testing.T) {
+	for _, tt := range []struct {
+		st   monitor.Status
+		want string
+	}{
+		{monitor.Status{}, "waiting for the log"},
+		{monitor.Status{Audited: 5, Published: 10}, "audited 5 of 10 leaves"},
+		{monitor.Status{Audited: 5, Published: 100, Rate: 2, Remaining: 47.5, Findings: 3}, "audited 5 of 100 leaves, 2 a second, about 48s left, 3 findings"},
+	} {
+		if got := progressLine(tt.st); got != tt.want {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
+	}
+	if got := printable("a\x1b[2J\u202eb\nc"); strings.ContainsAny(got, "\x1b\u202e\n") {
+		t.Errorf("%q", got)
+	}
+}

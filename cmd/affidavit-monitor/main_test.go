@@ -181,7 +181,102 @@ func (l *lab) do(what string) error {
 	return nil
 }
 
+// files writes what it takes to audit the log, and what it doesn't.
+func (l *lab) files(dir string) error {
+	key, err := bundletest.Key(l.t, checkpoint.CosignatureEd25519, "monitor.example/appraiser").PrivateText()
+	if err != nil {
+		return err
+	}
+	plain, err := bundletest.Key(l.t, checkpoint.CosignatureEd25519, "monitor.example").PrivateText()
+	if err != nil {
+		return err
+	}
+	other := bundletest.NewLog(l.t, bundletest.LogOptions{Origin: "log.example.org/other", Witnesses: 1})
+	alone := bundletest.NewLog(l.t, bundletest.LogOptions{})
+	for name, text := range map[string]string{
+		"log.policy": l.w.Policy().String(), "other.policy": other.Policy().String(), "quorum-none.policy": alone.Policy().String(),
+		"root.der": string(l.w.PKI.Root()), "secret": secretText + "\n", "appraiser.key": key + "\n", "witness.key": plain + "\n",
+		"watch": "vendor " + l.w.Vendor.ID + "\n",
+		"page":  "#!/bin/sh\necho $AFFIDAVIT_FINDING_KIND >> " + filepath.Join(dir, "pages") + "\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(filepath.Join(dir, "page"), 0o700)
+}
+
 const secretText = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+// TestRefusals: a file or value that is wrong is named, and nothing is begun.
+func TestRefusals(t *testing.T) {
+	l := newLab(t)
+	log := httptest.NewServer(http.HandlerFunc(l.serve))
+	defer log.Close()
+	dir := t.TempDir()
+	if err := l.files(dir); err != nil {
+		t.Fatal(err)
+	}
+	in := func(name string) string { return filepath.Join(dir, name) }
+	for name, from := range map[string]string{"open-secret": "secret", "open.key": "appraiser.key"} {
+		b, err := os.ReadFile(in(from))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(in(name), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	good := map[string]string{"log": log.URL, "log-policy": in("log.policy"), "root": in("root.der"), "dir": in("m"), "once": "true"}
+	for _, tt := range []struct {
+		name  string
+		edits map[string]string // "" removes a flag
+		want  string            // "" for a good run
+	}{
+		{"good", nil, ""}, // otherwise every row could fail for another reason
+		{"no log policy", map[string]string{"log-policy": in("none")}, in("none")},
+		{"a secret as log policy", map[string]string{"log-policy": in("secret")}, "secret: malformed policy"},
+		{"a log policy as root", map[string]string{"root": in("log.policy")}, "log.policy: "},
+		{"a secret as watch list", map[string]string{"watch": in("secret")}, "secret: line 1: want a kind and a name"},
+		{"a watch list as appraisal policy", map[string]string{"appraisal-policy": in("watch")}, "watch: appraisal policy"},
+		{"not a URL", map[string]string{"log": "not-a-url"}, "not-a-url"},
+		{"another origin", map[string]string{"origin": "log.example.org/2027"}, "names no log"},
+		{"quorum none", map[string]string{"log-policy": in("quorum-none.policy")}, "quorum none"},
+		{"another log's folder", map[string]string{"log-policy": in("other.policy")}, "it is about log"},
+		{"a folder that is a file", map[string]string{"dir": in("secret")}, "secret"},
+		{"not a PCS", map[string]string{"pcs-url": "ftp://pcs.example"}, "ftp"},
+		{"a secret that others can read", map[string]string{"webhook": "https://siem.example", "webhook-secret": in("open-secret")}, "chmod 600"},
+		{"a webhook unencrypted", map[string]string{"webhook": "http://siem.example", "webhook-secret": in("secret")}, "would travel unencrypted"},
+		{"a name of a receiver", map[string]string{"findings": "name=SOC file=" + in("f")}, "lowercase"},
+		{"a key that others can read", map[string]string{"once": "", "listen": "127.0.0.1:0", "appraiser-key": in("open.key"), "appraiser-init": "true"}, "chmod 600"},
+		{"a plain witness's key", map[string]string{"once": "", "listen": "127.0.0.1:0", "appraiser-key": in("witness.key"), "appraiser-init": "true"}, "must end in /appraiser"},
+		{"an address in use", map[string]string{"once": "", "listen": taken.Addr().String()}, "--listen: "},
+		{"a metrics address in use", map[string]string{"once": "", "metrics-listen": taken.Addr().String()}, "--metrics-listen: "},
+	} {
+		flags := maps.Clone(good)
+		maps.Copy(flags, tt.edits)
+		var args []string
+		for k, v := range flags {
+			if v != "" {
+				args = append(args, "--"+k+"="+v)
+			}
+		}
+		var out, errs bytes.Buffer
+		status := run(t.Context(), args, &out, &errs)
+		want := exitError
+		if tt.want == "" {
+			want = exitGood
+		}
+		if status != want || !strings.Contains(errs.String(), tt.want) {
+			t.Errorf("%s: status %d, want %q: %s", tt.name, status, tt.want, &errs)
+		}
+	}
+}
 
 // TestScripts runs the sessions in testdata. Each has a log of its own at $LOG, what it takes to audit it, addresses at
 // $API, $PUBLIC and $METRICS that were free a moment ago, and a receiver at $HOOK.
@@ -211,23 +306,7 @@ func TestScripts(t *testing.T) {
 				e.Setenv(name, free.Addr().String())
 				free.Close()
 			}
-			key, err := bundletest.Key(t, checkpoint.CosignatureEd25519, "monitor.example/appraiser").PrivateText()
-			if err != nil {
-				return err
-			}
-			other := bundletest.NewLog(t, bundletest.LogOptions{Origin: "log.example.org/other", Witnesses: 1})
-			alone := bundletest.NewLog(t, bundletest.LogOptions{})
-			for name, text := range map[string]string{
-				"other.policy": other.Policy().String(), "quorum-none.policy": alone.Policy().String(),
-				"log.policy": l.w.Policy().String(), "root.der": string(l.w.PKI.Root()), "secret": secretText + "\n", "appraiser.key": key + "\n",
-				"watch": "vendor " + l.w.Vendor.ID + "\n",
-				"page":  "#!/bin/sh\necho $AFFIDAVIT_FINDING_KIND >> " + filepath.Join(e.WorkDir, "pages") + "\n",
-			} {
-				if err := os.WriteFile(filepath.Join(e.WorkDir, name), []byte(text), 0o600); err != nil {
-					return err
-				}
-			}
-			return os.Chmod(filepath.Join(e.WorkDir, "page"), 0o700)
+			return l.files(e.WorkDir)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			// log WHAT changes the log.
@@ -249,7 +328,7 @@ func TestScripts(t *testing.T) {
 			"until": func(ts *testscript.TestScript, neg bool, args []string) {
 				re := regexp.MustCompile(args[1])
 				var last string
-				for wait := time.Now().Add(30 * time.Second); time.Now().Before(wait); time.Sleep(20 * time.Millisecond) {
+				for wait := time.Now().Add(time.Minute); time.Now().Before(wait); time.Sleep(20 * time.Millisecond) {
 					if resp, err := http.Get(args[0]); err == nil {
 						b, _ := io.ReadAll(resp.Body)
 						resp.Body.Close()

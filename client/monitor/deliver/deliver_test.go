@@ -605,3 +605,19 @@ func TestFile(t *testing.T) {
 		t.Errorf("%q, %v", &b, err)
 	}
 }
+
+// FuzzParseSecret: a secret has one spelling.
+func FuzzParseSecret(f *testing.F) {
+	f.Add(secretText)
+	f.Add("whsec_" + base64.StdEncoding.EncodeToString(make([]byte, 25)))
+	f.Add(secretText[:20] + "\n" + secretText[20:])
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := ParseSecret(text)
+		if err != nil {
+			return
+		}
+		if got := "whsec_" + base64.StdEncoding.EncodeToString(s.key); got != text || len(s.key) < minSecret || len(s.key) > maxSecret {
+			t.Errorf("%q is read as %q", text, got)
+		}
+	})
+}
