@@ -28,7 +28,7 @@ import (
 type facts struct {
 	m *Monitor
 
-	sets  *lru.Cache[record.Digest, *tdx.Set]
+	sets  *lru.Cache[record.Digest, usableSet]
 	notes *lru.Cache[record.Digest, *noteFact]
 	keys  *lru.Cache[string, keyFact]
 
@@ -52,12 +52,18 @@ const (
 func newFacts(m *Monitor) (*facts, error) {
 	f := &facts{m: m}
 	var err1, err2, err3, err4, err5 error
-	f.sets, err1 = lru.New[record.Digest, *tdx.Set](cachedSets)
+	f.sets, err1 = lru.New[record.Digest, usableSet](cachedSets)
 	f.notes, err2 = lru.New[record.Digest, *noteFact](cachedNotes)
 	f.keys, err3 = lru.New[string, keyFact](cachedKeys)
 	f.images, err4 = lru.New[string, *image](cachedImages)
 	f.vendors, err5 = lru.New[string, []placedEntry](cachedImages)
 	return f, errors.Join(err1, err2, err3, err4, err5)
+}
+
+// A usableSet is a compiled set with its leaf.
+type usableSet struct {
+	set  *tdx.Set
+	fact *setFact
 }
 
 // A setFact is a collateral leaf.
@@ -311,17 +317,17 @@ func (f *facts) setFact(id record.Digest, index uint64) (*setFact, error) {
 
 // set returns the compiled set with an id, nil if it can't be used or there is none before index.
 func (f *facts) set(id record.Digest, index uint64) (*tdx.Set, *setFact, error) {
+	if s, ok := f.sets.Get(id); ok && s.fact.Index < index {
+		return s.set, s.fact, nil
+	}
 	fact, err := f.setFact(id, index)
 	if err != nil || fact == nil || fact.Kind != "" {
 		return nil, fact, err
 	}
-	if s, ok := f.sets.Get(id); ok {
-		return s, fact, nil
-	}
 	f.compiling.Lock()
 	defer f.compiling.Unlock()
 	if s, ok := f.sets.Get(id); ok {
-		return s, fact, nil
+		return s.set, fact, nil
 	}
 	var parts [7][]byte
 	for i, d := range fact.Components {
@@ -336,7 +342,7 @@ func (f *facts) set(id record.Digest, index uint64) (*tdx.Set, *setFact, error) 
 	if err != nil {
 		return nil, nil, fmt.Errorf("stored collateral %x: %w", id, err)
 	}
-	f.sets.Add(id, s)
+	f.sets.Add(id, usableSet{s, fact})
 	return s, fact, nil
 }
 
@@ -376,7 +382,7 @@ func (f *facts) learnSet(ctx context.Context, it *item, l *record.CollateralLeaf
 		} else {
 			from, _ := s.Window()
 			fact.FMSPC, fact.CA, fact.TCB, fact.QE, fact.From = s.FMSPC(), s.PCKCA(), s.TCBEvaluationDataNumber(), s.QEEvaluationDataNumber(), from.Unix()
-			f.sets.Add(id, s)
+			f.sets.Add(id, usableSet{s, fact})
 		}
 	}
 	v, err := json.Marshal(fact)

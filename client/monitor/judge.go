@@ -153,11 +153,13 @@ func (m *Monitor) parseTime(it *item, l *record.TimeLeaf) {
 		it.noteErr = err
 		return
 	}
-	if _, err := m.cfg.LogPolicy.CheckLog(l.Note); err == nil && cp.Origin == m.cfg.Origin {
-		it.byLog = true
-	}
 	it.note = &noteFact{Index: it.index, LoggedAt: l.LoggedAt, Origin: cp.Origin, Size: cp.Size, Root: cp.Root}
 	checked, err := m.cfg.LogPolicy.Check(l.Note)
+	it.byLog = err == nil && cp.Origin == m.cfg.Origin
+	if err != nil && cp.Origin == m.cfg.Origin {
+		_, lerr := m.cfg.LogPolicy.CheckLog(l.Note)
+		it.byLog = lerr == nil
+	}
 	switch {
 	case err != nil:
 		it.noteErr = err
