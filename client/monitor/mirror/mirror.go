@@ -26,6 +26,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -92,11 +93,10 @@ type Mirror struct {
 	// file is durable.
 	served atomic.Pointer[head]
 
-	// mu guards progress, which Update owns otherwise: blobs are noted while bundles are written at once.
-	mu       sync.Mutex
-	progress progress
-
-	blobsTried time.Time // when missing blobs were last asked for; owned by Update
+	// mu guards what follows, which Update owns otherwise: blobs are noted while several bundles are copied at once.
+	mu         sync.Mutex
+	progress   progress
+	blobsTried time.Time // when missing blobs were last asked for
 
 	zipped *zipCache
 }
@@ -274,6 +274,12 @@ func (m *Mirror) Update(ctx context.Context) error {
 	if err := m.copyTiles(from, to.Size); err != nil {
 		return err
 	}
+	// Also that blobs are missing must be known before a checkpoint says that everything is there.
+	if len(m.progress.Missing) > 0 {
+		if err := m.advance(func(*progress) {}); err != nil {
+			return err
+		}
+	}
 	if err := m.store.sync(); err != nil {
 		return err
 	}
@@ -315,7 +321,7 @@ func (m *Mirror) copyEntries(ctx context.Context, from, to uint64) error {
 			return err
 		}
 		if end*tileWidth >= to {
-			break // the checkpoint says so
+			break // the checkpoint says that they are there
 		}
 		root, err := m.cfg.Source.RootAt(end * tileWidth)
 		if err != nil {
@@ -478,7 +484,10 @@ func (m *Mirror) copyBlobs(ctx context.Context, c *record.CollateralLeaf) error 
 		}
 		m.cfg.Logger.Warn("mirror: a component of collateral is missing", "blob", name, "err", err)
 		m.mu.Lock()
-		m.progress.Missing = append(m.progress.Missing, name)
+		if !slices.Contains(m.progress.Missing, name) {
+			m.progress.Missing = append(m.progress.Missing, name)
+		}
+		m.blobsTried = time.Now()
 		m.mu.Unlock()
 	}
 	return nil
@@ -492,12 +501,15 @@ func unanswered(ctx context.Context, err error) bool {
 // blobsAgain asks for blobs that were missing.
 func (m *Mirror) blobsAgain(ctx context.Context) error {
 	m.mu.Lock()
-	missing := m.progress.Missing
+	missing := slices.Clone(m.progress.Missing)
+	wait := time.Since(m.blobsTried) < blobPause
+	if !wait {
+		m.blobsTried = time.Now()
+	}
 	m.mu.Unlock()
-	if len(missing) == 0 || time.Since(m.blobsTried) < blobPause {
+	if len(missing) == 0 || wait {
 		return nil
 	}
-	m.blobsTried = time.Now()
 	var still []string
 	for _, name := range missing {
 		digest, err := hex.DecodeString(name)
