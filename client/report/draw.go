@@ -219,8 +219,11 @@ func (t *Timeline) draw(width float64) *drawing {
 		y := top + rowHeight*float64(i)
 		role := string(sourceOf(r.By).Tone)
 		if small {
-			d.text(left, y+14, 12.5, "ink", "start", fits(bold, r.Label, 12.5, right-left)).bold = true
-			d.text(left, y+27, 11, "muted", "start", fits(regular, r.Text, 11, right-left))
+			label, when := fits(bold, r.Label, 12.5, right-left), fits(regular, r.Text, 11, right-left)
+			w := max(bold.width(label)*12.5, regular.width(when)*11) * margin
+			d.rect(left-2, y+3, min(w, right-left)+4, 28, 0, "paper", "") // lines don't cross it
+			d.text(left, y+14, 12.5, "ink", "start", label).bold = true
+			d.text(left, y+27, 11, "muted", "start", when)
 		} else {
 			d.text(0, y+17, 12.5, "ink", "start", fits(bold, r.Label, 12.5, left-12)).bold = true
 			d.text(0, y+32, 11, "muted", "start", fits(regular, strings.TrimSuffix(strings.TrimPrefix(r.Text, day(from)+", "), " UTC"), 11, left-12))

@@ -168,8 +168,7 @@ func TestOverTime(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := 0
-		var walk func(all []Section)
-		walk = func(all []Section) {
+		walk := func(all []Section) {
 			for _, s := range all {
 				for _, b := range s.Blocks {
 					if b.Figure == nil || s.ID != "over-time" {

@@ -238,7 +238,7 @@ func (c *content) summary(r *Report) Section {
 		if n := len(all); n > maxReasons {
 			all = append(all[:maxReasons], fmt.Sprintf("And %d more, in the annex.", n-maxReasons))
 		}
-		s.Blocks = append(s.Blocks, notice(ToneBad, "Why it is refused", all...))
+		s.Blocks = append(s.Blocks, notice(ToneBad, "Why it is refused", briefly(all)...))
 	}
 	if !c.m.Root.IsIntel() && c.f.Subject.Verdict != nil && c.f.Subject.Verdict.Quote != nil {
 		s.Blocks = append(s.Blocks, notice(ToneClaimed, "This is a test", "The evidence was verified under a root that is not Intel’s. Nothing here is about real hardware."))
@@ -263,7 +263,7 @@ func (c *content) summary(r *Report) Section {
 	for i := range c.f.Claims {
 		v := valueOf(&c.f.Claims[i])
 		if t := v.tone(); t == ToneBad || !detail(v.ID) {
-			add(t, c.brief(&v))
+			add(t, cleanTo(c.brief(&v), maxBrief))
 		}
 	}
 	if n := len(c.witnesses()); n > 0 {
@@ -300,6 +300,15 @@ func (c *content) summary(r *Report) Section {
 
 // maxReasons and maxItems are how many refusals, and how many items of a group, the summary lists.
 const maxReasons, maxItems = 20, 14
+
+// briefly cuts what is too long for a summary.
+func briefly(all []string) []string {
+	cut := make([]string, len(all))
+	for i, s := range all {
+		cut[i] = cleanTo(s, maxBrief)
+	}
+	return cut
+}
 
 // reasons are the refusals as sentences, each once: what it means, and what exactly it is.
 func (c *content) reasons() []string {

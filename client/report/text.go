@@ -13,33 +13,40 @@ import (
 	"github.com/affidavit-log/affidavit/verifier/tdx"
 )
 
-// maxText is the length in runes of the longest text of others that is shown whole. The verifier's claims keep the same
-// limit; a sentence about several of them may be longer.
-const maxText = 1000
+// maxText is the length in characters of the longest text of others that is shown whole; the verifier's claims keep a
+// lower limit. In the summary it is maxBrief, since what has no end hides what comes after.
+const maxText, maxBrief = 1000, 320
 
-// clean makes text of others fit to be shown on one line. What doesn't print, or changes the direction of text, is shown
-// by its number, so that nothing disappears and nothing moves what stands beside it.
+// clean makes text of others fit to be shown on one line. What doesn't print, or changes the direction of text, or piles
+// up on other characters until it covers what stands above, is shown by its number, so that nothing disappears and nothing
+// moves or hides what stands beside it.
 func clean(s string) string { return cleanTo(s, maxText) }
 
+// maxMarks is how many marks one character can have. Vietnamese and Hebrew need two or three.
+const maxMarks = 4
+
+// cleanTo is clean with another limit, in characters that are shown.
 func cleanTo(s string, limit int) string {
-	if len(s) <= limit && utf8.ValidString(s) && !strings.ContainsFunc(s, unprintable) {
+	if len(s) <= limit && utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool { return unprintable(c) || unicode.Is(unicode.M, c) }) {
 		return s
 	}
 	var b strings.Builder
-	n := 0
+	n, marks := 0, 0
 	for i, c := range s {
-		if n++; n > limit {
+		shown := string(c)
+		if unicode.Is(unicode.M, c) {
+			marks++
+		} else {
+			marks = 0
+		}
+		if c != utf8.RuneError && (unprintable(c) || marks > maxMarks) {
+			shown = number(c)
+		}
+		if n += utf8.RuneCountInString(shown); n > limit {
 			fmt.Fprintf(&b, "… [%d more bytes]", len(s)-i)
 			break
 		}
-		switch {
-		case c == utf8.RuneError:
-			b.WriteRune(utf8.RuneError)
-		case unprintable(c):
-			b.WriteString(number(c))
-		default:
-			b.WriteRune(c)
-		}
+		b.WriteString(shown)
 	}
 	return b.String()
 }
