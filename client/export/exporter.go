@@ -68,8 +68,6 @@ type chunk struct {
 	err     error         // of the first item that couldn't be loaded; those before it are there
 }
 
-var chunks = sync.Pool{New: func() any { return new(chunk) }}
-
 // Run exports what a source yields, in its order, to an output, and commits. cur is
 // the cursor, which Run moves on. Lines are encoded on all processors; memory is that
 // of a few hundred items. Run stops after an error of the source, of an item or of the
@@ -80,6 +78,7 @@ func (x *Exporter) Run(ctx context.Context, src iter.Seq2[*Item, error], out Out
 	workers := runtime.GOMAXPROCS(0)
 	work := make(chan *chunk, workers)
 	order := make(chan *chunk, 2*workers)
+	free := make(chan *chunk, 4*workers) // with buffers that have grown already
 
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -125,7 +124,11 @@ func (x *Exporter) Run(ctx context.Context, src iter.Seq2[*Item, error], out Out
 				return
 			}
 			if c == nil {
-				c = chunks.Get().(*chunk)
+				select {
+				case c = <-free:
+				default:
+					c = new(chunk)
+				}
 				*c = chunk{items: c.items[:0], records: c.records[:0], lines: c.lines[:0], buf: c.buf[:0], scratch: c.scratch, done: make(chan struct{})}
 			}
 			c.items = append(c.items, item)
@@ -193,7 +196,10 @@ func (x *Exporter) Run(ctx context.Context, src iter.Seq2[*Item, error], out Out
 		}
 		clear(c.items)
 		clear(c.records)
-		chunks.Put(c)
+		select {
+		case free <- c:
+		default:
+		}
 		if size >= commitBytes || time.Since(last) >= commitAfter {
 			if err := commit(); err != nil {
 				return err

@@ -65,12 +65,12 @@ func (s *SVR) Append(b []byte, r *Record) ([]byte, error) {
 	sig := ed25519.Sign(s.Key, record.PAE(record.PayloadType, payload))
 	e := &encoder{b: b, limit: maxText}
 	e.open('{')
-	e.lit("payload", base64.StdEncoding.EncodeToString(payload))
-	e.lit("payloadType", record.PayloadType)
-	e.array("signatures")
+	e.lit(`"payload":`, base64.StdEncoding.EncodeToString(payload))
+	e.lit(`"payloadType":`, record.PayloadType)
+	e.array(`"signatures":`)
 	e.open('{')
-	e.lit("keyid", record.NewSessionKey(s.Key.Public().(ed25519.PublicKey)).KeyID)
-	e.lit("sig", base64.StdEncoding.EncodeToString(sig))
+	e.lit(`"keyid":`, record.NewSessionKey(s.Key.Public().(ed25519.PublicKey)).KeyID)
+	e.lit(`"sig":`, base64.StdEncoding.EncodeToString(sig))
 	e.raw("}]}")
 	return e.b, nil
 }
@@ -78,26 +78,26 @@ func (s *SVR) Append(b []byte, r *Record) ([]byte, error) {
 func (s *SVR) statement(b []byte, r *Record) []byte {
 	e := &encoder{b: b, limit: maxText}
 	e.open('{')
-	e.lit("_type", "https://in-toto.io/Statement/v1")
+	e.lit(`"_type":`, "https://in-toto.io/Statement/v1")
 	// The image isn't a subject: what was verified is one run of it.
 	e.raw(`,"subject":[{"name":"statement","digest":{`)
-	e.str("sha256", r.Statement)
+	e.str(`"sha256":`, r.Statement)
 	e.raw("}}]")
-	e.lit("predicateType", PredicateSVR)
-	e.object("predicate")
-	e.object("verifier")
-	e.str("id", orString(s.VerifierID, DefaultVerifierID))
+	e.lit(`"predicateType":`, PredicateSVR)
+	e.object(`"predicate":`)
+	e.object(`"verifier":`)
+	e.str(`"id":`, orString(s.VerifierID, DefaultVerifierID))
 	if s.PolicySHA256 != "" {
 		e.raw(`,"policy":{"digest":{`)
-		e.str("sha256", s.PolicySHA256)
+		e.str(`"sha256":`, s.PolicySHA256)
 		e.raw("}}")
 	}
 	if r.VerifiedBy != ByBundle {
-		e.str("monitor", r.VerifiedBy)
+		e.str(`"monitor":`, r.VerifiedBy)
 	}
 	e.close('}')
-	e.stamp("timeCreated", s.At.Truncate(time.Second))
-	e.array("properties")
+	e.stamp(`"timeCreated":`, s.At.Truncate(time.Second))
+	e.array(`"properties":`)
 	property := func(name string) {
 		e.comma()
 		e.text(name)
@@ -119,11 +119,11 @@ func (s *SVR) statement(b []byte, r *Record) []byte {
 		property("AFFIDAVIT_ALLOWED_BY_APPRAISAL_POLICY")
 	}
 	e.raw("]")
-	e.object("affidavit")
-	e.str("log", r.Log)
-	e.num("index", r.Index)
-	e.str("leaf", r.UID)
-	e.lit("verdict", string(r.Verdict))
+	e.object(`"affidavit":`)
+	e.str(`"log":`, r.Log)
+	e.num(`"index":`, r.Index)
+	e.str(`"leaf":`, r.UID)
+	e.lit(`"verdict":`, string(r.Verdict))
 	e.raw("}}}")
 	return e.b
 }

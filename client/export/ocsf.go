@@ -148,56 +148,56 @@ var Version = sync.OnceValue(func() string {
 func (e *encoder) head(ev *Event, category int, categoryName string, class int, className string, activity int, activityName string, severity int, at time.Time) {
 	ev.Class, ev.Severity, ev.Time = class, severity, at
 	e.open('{')
-	e.num("category_uid", uint64(category))
-	e.lit("category_name", categoryName)
-	e.num("class_uid", uint64(class))
-	e.lit("class_name", className)
-	e.num("activity_id", uint64(activity))
+	e.num(`"category_uid":`, uint64(category))
+	e.lit(`"category_name":`, categoryName)
+	e.num(`"class_uid":`, uint64(class))
+	e.lit(`"class_name":`, className)
+	e.num(`"activity_id":`, uint64(activity))
 	if activityName != "" {
-		e.str("activity_name", activityName)
+		e.str(`"activity_name":`, activityName)
 	}
-	e.num("type_uid", uint64(class*100+activity))
-	e.key("time")
+	e.num(`"type_uid":`, uint64(class*100+activity))
+	e.key(`"time":`)
 	e.b = strconv.AppendInt(e.b, at.UnixMilli(), 10) // required, so that a zero time is there too
-	e.num("severity_id", uint64(severity))
-	e.lit("severity", severityNames[severity])
+	e.num(`"severity_id":`, uint64(severity))
+	e.lit(`"severity":`, severityNames[severity])
 }
 
 func (e *encoder) metadata(ev *Event, r *Record, profiles ...string) {
 	e.metadataHead(ev.UID, profiles)
-	e.opt("correlation_uid", r.Session)
-	e.opt("tenant_uid", r.Tenant)
-	e.opt("log_name", r.Log)
-	e.opt("log_provider", r.Vendor)
+	e.opt(`"correlation_uid":`, r.Session)
+	e.opt(`"tenant_uid":`, r.Tenant)
+	e.opt(`"log_name":`, r.Log)
+	e.opt(`"log_provider":`, r.Vendor)
 	if original := r.said(); !original.IsZero() {
-		e.stamp("original_time", original)
+		e.stamp(`"original_time":`, original)
 	}
-	e.millis("logged_time", r.AdmittedAt)
+	e.millis(`"logged_time":`, r.AdmittedAt)
 	e.close('}')
 }
 
 func (e *encoder) metadataHead(uid string, profiles []string) {
-	e.object("metadata")
-	e.lit("version", "1.8.0")
-	e.object("product")
-	e.lit("name", "affidavit exporter")
-	e.lit("vendor_name", "affidavit")
-	e.str("version", Version())
+	e.object(`"metadata":`)
+	e.lit(`"version":`, "1.8.0")
+	e.object(`"product":`)
+	e.lit(`"name":`, "affidavit exporter")
+	e.lit(`"vendor_name":`, "affidavit")
+	e.str(`"version":`, Version())
 	e.close('}')
-	e.array("profiles")
+	e.array(`"profiles":`)
 	for _, p := range profiles {
 		e.comma()
 		e.text(p)
 	}
 	e.close(']')
-	e.key("uid")
+	e.key(`"uid":`)
 	limit := e.limit // a uid is never cut: it would be another
 	e.limit = maxText
 	e.text(uid)
 	e.limit = limit
 	if e.full > 0 {
-		e.bool("is_truncated", true)
-		e.num("untruncated_size", e.full)
+		e.bool(`"is_truncated":`, true)
+		e.num(`"untruncated_size":`, e.full)
 	}
 }
 
@@ -233,21 +233,21 @@ const (
 
 func (e *encoder) lifecycle(ev *Event, r *Record, activity int, name, message string, at time.Time) {
 	e.head(ev, 6, applicationActivity, ClassApplicationLifecycle, "Application Lifecycle", activity, name, severityInformational, r.clock(at))
-	e.lit("message", message)
+	e.lit(`"message":`, message)
 	e.metadata(ev, r)
-	e.object("app")
+	e.object(`"app":`)
 	name = r.ReleaseName
 	if name == "" {
 		name = "confidential-coding-sandbox"
 	}
-	e.str("name", name)
-	e.opt("uid", r.Session)
-	e.opt("version", r.Release)
-	e.opt("vendor_name", r.Vendor)
+	e.str(`"name":`, name)
+	e.opt(`"uid":`, r.Session)
+	e.opt(`"version":`, r.Release)
+	e.opt(`"vendor_name":`, r.Vendor)
 	e.close('}')
 	e.status(activity != activityStop || r.Role == bundle.RoleFinal && r.EndReason == record.EndCompleted, r.EndReason, activity == activityStop)
-	e.object("unmapped")
-	e.opt("affidavit.role", string(r.Role))
+	e.object(`"unmapped":`)
+	e.opt(`"affidavit.role":`, string(r.Role))
 	e.place(r)
 	e.close('}')
 	e.close('}')
@@ -261,38 +261,38 @@ func (e *encoder) status(ok bool, detail string, detailed bool) {
 		e.raw(`,"status_id":2,"status":"Failure"`)
 	}
 	if detailed {
-		e.opt("status_detail", detail)
+		e.opt(`"status_detail":`, detail)
 	}
 }
 
 // place appends where a record is, and whose word the event is, to unmapped.
 func (e *encoder) place(r *Record) {
-	e.num("affidavit.index", r.Index)
-	e.stamp("affidavit.quote_not_before", r.NotBefore)
-	e.stamp("affidavit.quote_not_after", r.NotAfter)
-	e.str("affidavit.verified_by", r.VerifiedBy)
+	e.num(`"affidavit.index":`, r.Index)
+	e.stamp(`"affidavit.quote_not_before":`, r.NotBefore)
+	e.stamp(`"affidavit.quote_not_after":`, r.NotAfter)
+	e.str(`"affidavit.verified_by":`, r.VerifiedBy)
 }
 
 // endpoint appends who acted, and where: inside the trust domain.
 func (e *encoder) endpoint(r *Record, agent string) {
-	e.object("actor")
-	e.str("app_name", agent)
+	e.object(`"actor":`)
+	e.str(`"app_name":`, agent)
 	if r.Session != "" {
-		e.object("session")
-		e.str("uid", r.Session)
+		e.object(`"session":`)
+		e.str(`"uid":`, r.Session)
 		e.close('}')
 	}
 	e.close('}')
-	e.object("src_endpoint")
-	e.lit("name", "tee-session")
-	e.opt("uid", r.Session)
+	e.object(`"src_endpoint":`)
+	e.lit(`"name":`, "tee-session")
+	e.opt(`"uid":`, r.Session)
 	e.close('}')
 }
 
 func (e *encoder) aiModel(m *Model) {
-	e.object("ai_model")
-	e.str("ai_provider", orUnknown(m.Provider))
-	e.str("name", orUnknown(m.name()))
+	e.object(`"ai_model":`)
+	e.str(`"ai_provider":`, orUnknown(m.Provider))
+	e.str(`"name":`, orUnknown(m.name()))
 	e.close('}')
 }
 
@@ -304,12 +304,12 @@ func orUnknown(s string) string {
 }
 
 func (e *encoder) message(r *Record, agent string) {
-	e.object("message_context")
-	e.opt("uid", r.Session)
-	e.num("ai_role_id", 4)
-	e.lit("ai_role", "Agent")
-	e.object("application")
-	e.str("name", agent)
+	e.object(`"message_context":`)
+	e.opt(`"uid":`, r.Session)
+	e.num(`"ai_role_id":`, 4)
+	e.lit(`"ai_role":`, "Agent")
+	e.object(`"application":`)
+	e.str(`"name":`, agent)
 	e.close('}')
 	e.close('}')
 }
@@ -323,7 +323,7 @@ func (e *encoder) model(ev *Event, r *Record, m *Model) {
 		severity = severityLow
 	}
 	e.head(ev, 6, applicationActivity, ClassAPIActivity, "API Activity", activityOther, "chat", severity, r.clock(r.FinishedOn))
-	e.lit("message", "calls of a model by a confidential AI session")
+	e.lit(`"message":`, "calls of a model by a confidential AI session")
 	e.metadata(ev, r, "ai_operation")
 	e.endpoint(r, "agent")
 	e.raw(`,"api":{"operation":"chat","service":{"name":"model"}}`)
@@ -331,13 +331,13 @@ func (e *encoder) model(ev *Event, r *Record, m *Model) {
 	e.message(r, "agent")
 	e.raw(`,"status_id":1,"status":"Success"`)
 	if m.Calls > 0 {
-		e.num("count", m.Calls)
+		e.num(`"count":`, m.Calls)
 	}
-	e.object("unmapped")
-	e.lit("gen_ai.operation.name", "chat")
-	e.str("gen_ai.request.model", m.Name)
-	e.opt("affidavit.execution", m.Execution)
-	e.lit("affidavit.reported_by", by)
+	e.object(`"unmapped":`)
+	e.lit(`"gen_ai.operation.name":`, "chat")
+	e.str(`"gen_ai.request.model":`, m.Name)
+	e.opt(`"affidavit.execution":`, m.Execution)
+	e.lit(`"affidavit.reported_by":`, by)
 	e.place(r)
 	e.close('}')
 	e.close('}')
@@ -358,22 +358,22 @@ func (e *encoder) action(ev *Event, r *Record, a *record.Action) {
 		severity = severityLow
 	}
 	e.head(ev, 6, applicationActivity, ClassAPIActivity, "API Activity", activityOther, operation, severity, a.Time)
-	e.str("message", "agent action "+a.Outcome)
+	e.str(`"message":`, "agent action "+a.Outcome)
 	e.metadata(ev, r, "ai_operation", "trace")
 	agent := text("gen_ai.agent.id")
 	if agent == "" {
 		agent = "agent"
 	}
 	e.endpoint(r, agent)
-	e.object("api")
+	e.object(`"api":`)
 	call := text("gen_ai.tool.name")
 	if call == "" {
 		call = operation
 	}
-	e.str("operation", call)
+	e.str(`"operation":`, call)
 	if id := text("gen_ai.tool.call.id"); id != "" {
-		e.object("request")
-		e.str("uid", id)
+		e.object(`"request":`)
+		e.str(`"uid":`, id)
 		e.close('}')
 	}
 	e.raw(`,"service":{"name":"agent-tools"}}`)
@@ -386,24 +386,24 @@ func (e *encoder) action(ev *Event, r *Record, a *record.Action) {
 	}
 	e.message(r, agent)
 	e.status(ok, text("error.type"), true)
-	e.object("trace")
-	e.lit("uid", hexOf(a.TraceID[:]))
-	e.object("span")
-	e.lit("uid", hexOf(a.SpanID[:]))
-	e.key("start_time")
+	e.object(`"trace":`)
+	e.lit(`"uid":`, hexOf(a.TraceID[:]))
+	e.object(`"span":`)
+	e.lit(`"uid":`, hexOf(a.SpanID[:]))
+	e.key(`"start_time":`)
 	e.b = strconv.AppendInt(e.b, a.Time.UnixMilli(), 10)
-	e.key("end_time")
+	e.key(`"end_time":`)
 	e.b = strconv.AppendInt(e.b, a.Time.UnixMilli(), 10)
 	e.close('}')
 	e.close('}')
-	e.object("unmapped")
-	e.str("gen_ai.operation.name", operation)
-	e.num("affidavit.action.index", a.Index)
-	e.str("affidavit.outcome", a.Outcome)
+	e.object(`"unmapped":`)
+	e.str(`"gen_ai.operation.name":`, operation)
+	e.num(`"affidavit.action.index":`, a.Index)
+	e.str(`"affidavit.outcome":`, a.Outcome)
 	for _, d := range []struct {
 		name   string
 		digest *record.Digest
-	}{{"affidavit.arguments.sha256", a.Arguments}, {"affidavit.result.sha256", a.Result}, {"affidavit.policy.sha256", a.Policy}} {
+	}{{`"affidavit.arguments.sha256":`, a.Arguments}, {`"affidavit.result.sha256":`, a.Result}, {`"affidavit.policy.sha256":`, a.Policy}} {
 		if d.digest != nil {
 			e.lit(d.name, hexOf(d.digest[:]))
 		}
@@ -547,27 +547,27 @@ func (e *encoder) compliance(ev *Event, r *Record, short bool) {
 	severity, status := r.judgement()
 	at := r.at()
 	e.head(ev, 2, findings, ClassComplianceFinding, "Compliance Finding", 1, "Create", severity, at)
-	e.millis("start_time", r.StartedOn)
-	e.millis("end_time", r.FinishedOn)
+	e.millis(`"start_time":`, r.StartedOn)
+	e.millis(`"end_time":`, r.FinishedOn)
 	e.raw(`,"status_id":1,"status":"New"`)
 	title := r.title()
-	e.str("message", title)
+	e.str(`"message":`, title)
 	e.metadata(ev, r)
-	e.object("finding_info")
-	e.str("uid", r.UID)
-	e.str("title", title)
+	e.object(`"finding_info":`)
+	e.str(`"uid":`, r.UID)
+	e.str(`"title":`, title)
 	e.raw(`,"types":["confidential-computing-attestation"]`)
-	e.millis("created_time", at)
+	e.millis(`"created_time":`, at)
 	e.close('}')
-	e.object("compliance")
-	e.lit("control", objective)
+	e.object(`"compliance":`)
+	e.lit(`"control":`, objective)
 	e.raw(`,"standards":["NIST SP 800-53 Rev. 5"]`)
-	e.strs("requirements", controls)
-	e.num("status_id", uint64(status))
-	e.lit("status", checkNames[status])
+	e.strs(`"requirements":`, controls)
+	e.num(`"status_id":`, uint64(status))
+	e.lit(`"status":`, checkNames[status])
 	if len(r.Refusals) > 0 {
-		e.str("status_code", string(r.Refusals[0].Code))
-		e.array("status_details")
+		e.str(`"status_code":`, string(r.Refusals[0].Code))
+		e.array(`"status_details":`)
 		for i := range r.Refusals {
 			if short && i == 8 {
 				break
@@ -580,39 +580,39 @@ func (e *encoder) compliance(ev *Event, r *Record, short bool) {
 	e.checks(r, short)
 	e.close('}')
 
-	e.array("resources")
+	e.array(`"resources":`)
 	e.open('{')
 	if r.Session != "" {
-		e.str("uid", r.Session)
-		e.str("type", "ai-"+orString(r.SessionKind, "session"))
+		e.str(`"uid":`, r.Session)
+		e.str(`"type":`, "ai-"+orString(r.SessionKind, "session"))
 	} else {
-		e.str("uid", r.UID)
-		e.lit("type", "log-record")
+		e.str(`"uid":`, r.UID)
+		e.lit(`"type":`, "log-record")
 	}
-	e.opt("name", orString(r.SessionKind, string(r.Role)))
-	e.opt("version", r.Release)
+	e.opt(`"name":`, orString(r.SessionKind, string(r.Role)))
+	e.opt(`"version":`, r.Release)
 	e.close('}')
 	e.close(']')
 
-	e.array("evidences")
+	e.array(`"evidences":`)
 	e.open('{')
-	e.lit("name", "offline evidence bundle")
-	e.str("uid", r.UID)
-	e.object("data")
-	e.str("leaf_hash", r.UID)
-	e.num("log_index", r.Index)
-	e.str("log_origin", r.Log)
-	e.opt("statement", r.Statement)
-	e.opt("bundle", r.Bundle)
-	e.opt("bundle_sha256", r.BundleSHA256)
-	e.opt("tcb_status", r.TCBStatus)
+	e.lit(`"name":`, "offline evidence bundle")
+	e.str(`"uid":`, r.UID)
+	e.object(`"data":`)
+	e.str(`"leaf_hash":`, r.UID)
+	e.num(`"log_index":`, r.Index)
+	e.str(`"log_origin":`, r.Log)
+	e.opt(`"statement":`, r.Statement)
+	e.opt(`"bundle":`, r.Bundle)
+	e.opt(`"bundle_sha256":`, r.BundleSHA256)
+	e.opt(`"tcb_status":`, r.TCBStatus)
 	if !short {
-		e.strs("advisories", r.Advisories)
+		e.strs(`"advisories":`, r.Advisories)
 	}
-	e.opt("fmspc", r.FMSPC)
-	e.opt("platform", r.Platform)
+	e.opt(`"fmspc":`, r.FMSPC)
+	e.opt(`"platform":`, r.Platform)
 	if !short {
-		e.object("claims")
+		e.object(`"claims":`)
 		for i := range r.Claims {
 			e.claim(&r.Claims[i])
 		}
@@ -622,18 +622,18 @@ func (e *encoder) compliance(ev *Event, r *Record, short bool) {
 	e.close('}')
 	e.close(']')
 
-	e.object("unmapped")
-	e.lit("affidavit.verdict", string(r.Verdict))
-	e.opt("affidavit.role", string(r.Role))
-	e.opt("affidavit.profile", string(r.Profile))
-	e.opt("affidavit.vendor", r.Vendor)
-	e.opt("affidavit.tenant_epoch", r.TenantEpoch)
+	e.object(`"unmapped":`)
+	e.lit(`"affidavit.verdict":`, string(r.Verdict))
+	e.opt(`"affidavit.role":`, string(r.Role))
+	e.opt(`"affidavit.profile":`, string(r.Profile))
+	e.opt(`"affidavit.vendor":`, r.Vendor)
+	e.opt(`"affidavit.tenant_epoch":`, r.TenantEpoch)
 	if r.Sequence > 0 {
-		e.num("affidavit.sequence", r.Sequence)
+		e.num(`"affidavit.sequence":`, r.Sequence)
 	}
-	e.opt("affidavit.end_reason", r.EndReason)
+	e.opt(`"affidavit.end_reason":`, r.EndReason)
 	if len(r.Models) > 0 && !short {
-		e.array("affidavit.models")
+		e.array(`"affidavit.models":`)
 		for i := range r.Models {
 			e.comma()
 			e.text(r.Models[i].name())
@@ -641,11 +641,11 @@ func (e *encoder) compliance(ev *Event, r *Record, short bool) {
 		e.close(']')
 	}
 	if r.Actions != nil {
-		e.num("affidavit.actions.count", *r.Actions)
-		e.num("affidavit.actions.blocked", r.Blocked)
+		e.num(`"affidavit.actions.count":`, *r.Actions)
+		e.num(`"affidavit.actions.blocked":`, r.Blocked)
 	}
-	e.opt("affidavit.retention", r.Retention)
-	e.opt("affidavit.retention.enforcement", r.Enforcement)
+	e.opt(`"affidavit.retention":`, r.Retention)
+	e.opt(`"affidavit.retention.enforcement":`, r.Enforcement)
 	e.place(r)
 	e.close('}')
 	e.close('}')
@@ -665,7 +665,7 @@ func (e *encoder) checks(r *Record, short bool) {
 			found[n] = &r.Claims[i]
 		}
 	}
-	e.array("checks")
+	e.array(`"checks":`)
 	for n := range checks {
 		c := found[n]
 		if c == nil {
@@ -673,10 +673,10 @@ func (e *encoder) checks(r *Record, short bool) {
 		}
 		e.comma()
 		e.open('{')
-		e.lit("uid", checks[n].uid)
+		e.lit(`"uid":`, checks[n].uid)
 		if !short {
-			e.lit("name", checks[n].name)
-			e.str("desc", "source: "+string(c.Source))
+			e.lit(`"name":`, checks[n].name)
+			e.str(`"desc":`, "source: "+string(c.Source))
 		}
 		e.checkStatus(statusOf(c, r))
 		e.close('}')
@@ -691,10 +691,10 @@ func (e *encoder) checks(r *Record, short bool) {
 		f := &r.Refusals[i]
 		e.comma()
 		e.open('{')
-		e.str("uid", "appraisal-policy."+string(f.Code))
+		e.str(`"uid":`, "appraisal-policy."+string(f.Code))
 		if !short {
-			e.str("name", f.Message)
-			e.opt("desc", f.Field)
+			e.str(`"name":`, f.Message)
+			e.opt(`"desc":`, f.Field)
 		}
 		e.checkStatus(checkFail)
 		e.close('}')
@@ -703,19 +703,19 @@ func (e *encoder) checks(r *Record, short bool) {
 }
 
 func (e *encoder) checkStatus(s checkStatus) {
-	e.num("status_id", uint64(s))
-	e.lit("status", checkNames[s])
+	e.num(`"status_id":`, uint64(s))
+	e.lit(`"status":`, checkNames[s])
 }
 
 func (e *encoder) claim(c *verifier.Claim) {
 	e.comma()
 	e.text(c.ID)
 	e.raw(`:{`)
-	e.str("source", string(c.Source))
-	e.str("status", string(c.Status))
-	e.opt("value", c.Value)
+	e.str(`"source":`, string(c.Source))
+	e.str(`"status":`, string(c.Status))
+	e.opt(`"value":`, c.Value)
 	if c.Status != verifier.StatusHolds {
-		e.opt("reason", c.Note)
+		e.opt(`"reason":`, c.Note)
 	}
 	e.close('}')
 }
@@ -730,34 +730,34 @@ func (e *encoder) notProven(ev *Event, r *Record) {
 	e.head(ev, 2, findings, ClassDetectionFinding, "Detection Finding", 1, "Create", severityHigh, at)
 	e.raw(`,"status_id":1,"status":"New","is_alert":true`)
 	const title = "Evidence that proves nothing"
-	e.lit("message", title)
-	e.opt("status_code", r.Reason)
-	e.opt("status_detail", r.Detail)
+	e.lit(`"message":`, title)
+	e.opt(`"status_code":`, r.Reason)
+	e.opt(`"status_detail":`, r.Detail)
 	e.metadata(ev, &Record{Log: r.Log, AdmittedAt: r.AdmittedAt})
-	e.object("finding_info")
-	e.str("uid", r.UID)
-	e.lit("title", title)
-	e.opt("desc", r.Detail)
+	e.object(`"finding_info":`)
+	e.str(`"uid":`, r.UID)
+	e.lit(`"title":`, title)
+	e.opt(`"desc":`, r.Detail)
 	e.raw(`,"types":["confidential-computing-attestation"]`)
-	e.millis("created_time", at)
+	e.millis(`"created_time":`, at)
 	e.close('}')
-	e.array("evidences")
+	e.array(`"evidences":`)
 	e.open('{')
-	e.str("uid", r.UID)
-	e.object("data")
+	e.str(`"uid":`, r.UID)
+	e.object(`"data":`)
 	if r.Log != "" {
-		e.str("log_origin", r.Log)
-		e.num("log_index", r.Index)
+		e.str(`"log_origin":`, r.Log)
+		e.num(`"log_index":`, r.Index)
 	}
-	e.opt("bundle", r.Bundle)
-	e.opt("bundle_sha256", r.BundleSHA256)
-	e.str("reason", r.Reason)
+	e.opt(`"bundle":`, r.Bundle)
+	e.opt(`"bundle_sha256":`, r.BundleSHA256)
+	e.str(`"reason":`, r.Reason)
 	e.close('}')
 	e.close('}')
 	e.close(']')
-	e.object("unmapped")
-	e.lit("affidavit.verdict", string(VerdictNotProven))
-	e.str("affidavit.verified_by", r.VerifiedBy)
+	e.object(`"unmapped":`)
+	e.lit(`"affidavit.verdict":`, string(VerdictNotProven))
+	e.str(`"affidavit.verified_by":`, r.VerifiedBy)
 	e.close('}')
 	e.close('}')
 }
@@ -773,37 +773,37 @@ func (e *encoder) finding(ev *Event, f *Finding, monitor string) {
 	}
 	e.head(ev, 2, findings, ClassDetectionFinding, "Detection Finding", 1, "Create", severity, f.FoundAt)
 	e.raw(`,"status_id":1,"status":"New"`)
-	e.bool("is_alert", severity >= severityMedium)
-	e.str("message", f.Message)
-	e.opt("status_code", f.Kind)
+	e.bool(`"is_alert":`, severity >= severityMedium)
+	e.str(`"message":`, f.Message)
+	e.opt(`"status_code":`, f.Kind)
 	e.metadataHead(ev.UID, nil)
-	e.opt("correlation_uid", f.Subject["session"])
-	e.opt("tenant_uid", f.Subject["tenant"])
-	e.opt("log_name", f.Log)
+	e.opt(`"correlation_uid":`, f.Subject["session"])
+	e.opt(`"tenant_uid":`, f.Subject["tenant"])
+	e.opt(`"log_name":`, f.Log)
 	e.close('}')
-	e.object("finding_info")
-	e.str("uid", f.ID)
-	e.str("title", orUnknown(strings.ReplaceAll(f.Kind, "-", " ")))
-	e.opt("desc", f.Message)
-	e.array("types")
+	e.object(`"finding_info":`)
+	e.str(`"uid":`, f.ID)
+	e.str(`"title":`, orUnknown(strings.ReplaceAll(f.Kind, "-", " ")))
+	e.opt(`"desc":`, f.Message)
+	e.array(`"types":`)
 	e.comma()
 	e.text("transparency-log-" + f.Class)
 	e.close(']')
 	e.raw(`,"analytic":{"name":"affidavit monitor","type_id":1,"type":"Rule"}`)
 	if f.Seq > 0 { // with the evidence, which can be large
-		e.str("src_url", monitor+"/api/findings?after="+strconv.FormatUint(f.Seq-1, 10)+"&limit=1")
+		e.str(`"src_url":`, monitor+"/api/findings?after="+strconv.FormatUint(f.Seq-1, 10)+"&limit=1")
 	}
-	e.millis("created_time", f.FoundAt)
+	e.millis(`"created_time":`, f.FoundAt)
 	e.close('}')
-	e.array("evidences")
+	e.array(`"evidences":`)
 	e.open('{')
-	e.str("uid", f.ID)
-	e.object("data")
-	e.opt("log_origin", f.Log)
+	e.str(`"uid":`, f.ID)
+	e.object(`"data":`)
+	e.opt(`"log_origin":`, f.Log)
 	if f.Index != nil {
-		e.num("log_index", *f.Index)
+		e.num(`"log_index":`, *f.Index)
 	}
-	e.object("subject")
+	e.object(`"subject":`)
 	for i, k := range slices.Sorted(maps.Keys(f.Subject)) {
 		if i == 64 || e.full > 0 && i == 8 {
 			break // what we know has a dozen
@@ -817,11 +817,11 @@ func (e *encoder) finding(ev *Event, f *Finding, monitor string) {
 	e.close('}')
 	e.close('}')
 	e.close(']')
-	e.object("unmapped")
-	e.opt("affidavit.kind", f.Kind)
-	e.opt("affidavit.class", f.Class)
-	e.num("affidavit.seq", f.Seq)
-	e.str("affidavit.verified_by", monitor)
+	e.object(`"unmapped":`)
+	e.opt(`"affidavit.kind":`, f.Kind)
+	e.opt(`"affidavit.class":`, f.Class)
+	e.num(`"affidavit.seq":`, f.Seq)
+	e.str(`"affidavit.verified_by":`, monitor)
 	e.close('}')
 	e.close('}')
 }

@@ -230,9 +230,9 @@ func (e *encoder) prop(name, value string) {
 	}
 	e.comma()
 	e.open('{')
-	e.lit("name", name)
-	e.lit("ns", oscalNS)
-	e.str("value", value)
+	e.lit(`"name":`, name)
+	e.lit(`"ns":`, oscalNS)
+	e.str(`"value":`, value)
 	e.close('}')
 }
 
@@ -262,10 +262,10 @@ func (d *OSCAL) Add(r *Record) error {
 		what = "Confidential AI session " + r.Session
 	}
 	e := d.reset()
-	e.lit("uuid", component)
-	e.lit("type", "service")
-	e.lit("title", what)
-	e.lit("description", "What the record "+r.UID+" is about.")
+	e.lit(`"uuid":`, component)
+	e.lit(`"type":`, "service")
+	e.lit(`"title":`, what)
+	e.lit(`"description":`, "What the record "+r.UID+" is about.")
 	e.raw(`,"status":{"state":"operational"}}`)
 	if err := d.components.add(e.b); err != nil {
 		return err
@@ -275,15 +275,15 @@ func (d *OSCAL) Add(r *Record) error {
 	if r.Bundle != "" {
 		resource = uuidOf("resource", r.Bundle+"\n"+r.BundleSHA256)
 		e = d.reset()
-		e.lit("uuid", resource)
-		e.lit("title", "Evidence for the record "+r.UID)
-		e.array("rlinks")
+		e.lit(`"uuid":`, resource)
+		e.lit(`"title":`, "Evidence for the record "+r.UID)
+		e.array(`"rlinks":`)
 		e.open('{')
-		e.str("href", (&url.URL{Path: Clean(r.Bundle)}).String())
-		e.lit("media-type", "application/octet-stream")
+		e.str(`"href":`, (&url.URL{Path: Clean(r.Bundle)}).String())
+		e.lit(`"media-type":`, "application/octet-stream")
 		if r.BundleSHA256 != "" {
 			e.raw(`,"hashes":[{"algorithm":"SHA-256"`)
-			e.str("value", r.BundleSHA256)
+			e.str(`"value":`, r.BundleSHA256)
 			e.raw("}]")
 		}
 		e.raw("}]}")
@@ -293,10 +293,10 @@ func (d *OSCAL) Add(r *Record) error {
 	}
 
 	e = d.reset()
-	e.lit("uuid", observation)
-	e.lit("title", r.title())
-	e.lit("description", "Everything that the evidence shows about the record was verified, and judged by the appraisal policy.")
-	e.array("props")
+	e.lit(`"uuid":`, observation)
+	e.lit(`"title":`, r.title())
+	e.lit(`"description":`, "Everything that the evidence shows about the record was verified, and judged by the appraisal policy.")
+	e.array(`"props":`)
 	e.prop("verdict", string(r.Verdict))
 	e.prop("leaf-hash", r.UID)
 	if r.Log != "" {
@@ -328,18 +328,18 @@ func (d *OSCAL) Add(r *Record) error {
 	e.prop("verified-by", r.VerifiedBy)
 	e.close(']')
 	e.raw(`,"methods":["TEST"],"types":["control-objective"],"origins":[{"actors":[{"type":"tool"`)
-	e.lit("actor-uuid", uuidOf("component", toolUUIDName))
+	e.lit(`"actor-uuid":`, uuidOf("component", toolUUIDName))
 	e.raw(`}]}],"subjects":[{"type":"component"`)
-	e.lit("subject-uuid", component)
+	e.lit(`"subject-uuid":`, component)
 	e.raw(`}]`)
 	if resource != "" {
-		e.array("relevant-evidence")
+		e.array(`"relevant-evidence":`)
 		e.open('{')
-		e.lit("href", "#"+resource)
-		e.lit("description", "Offline evidence bundle: record, quote, collateral, proofs.")
+		e.lit(`"href":`, "#"+resource)
+		e.lit(`"description":`, "Offline evidence bundle: record, quote, collateral, proofs.")
 		e.raw("}]")
 	}
-	e.stamp("collected", d.or(at))
+	e.stamp(`"collected":`, d.or(at))
 	e.close('}')
 	if err := d.observations.add(e.b); err != nil {
 		return err
@@ -416,10 +416,10 @@ func (d *OSCAL) AddFinding(f *Finding) error {
 	observation := uuidOf("observation", "finding/"+f.ID)
 	fmt.Fprintln(d.content, observation)
 	e := d.reset()
-	e.lit("uuid", observation)
-	e.lit("title", "Finding of the log's monitor")
-	e.lit("description", "The monitor found something that an honest log and its vendors would not do.")
-	e.array("props")
+	e.lit(`"uuid":`, observation)
+	e.lit(`"title":`, "Finding of the log's monitor")
+	e.lit(`"description":`, "The monitor found something that an honest log and its vendors would not do.")
+	e.array(`"props":`)
 	e.prop("finding-id", f.ID)
 	e.prop("class", f.Class)
 	e.prop("severity", f.Severity)
@@ -438,7 +438,7 @@ func (d *OSCAL) AddFinding(f *Finding) error {
 	e.prop("verified-by", d.o.Monitor)
 	e.close(']')
 	e.raw(`,"methods":["TEST"],"types":["finding"]`)
-	e.stamp("collected", d.or(f.FoundAt))
+	e.stamp(`"collected":`, d.or(f.FoundAt))
 	e.close('}')
 	if err := d.observations.add(e.b); err != nil {
 		return err
@@ -471,32 +471,32 @@ func (d *OSCAL) Write(w io.Writer) error {
 		return err
 	}
 	e := d.reset()
-	e.object("assessment-results")
-	e.lit("uuid", uuidOf("assessment-results", content))
-	e.object("metadata")
-	e.lit("title", "Attested AI session evidence")
-	e.stamp("last-modified", d.o.At)
-	e.lit("version", "1")
-	e.lit("oscal-version", oscalVersion)
+	e.object(`"assessment-results":`)
+	e.lit(`"uuid":`, uuidOf("assessment-results", content))
+	e.object(`"metadata":`)
+	e.lit(`"title":`, "Attested AI session evidence")
+	e.stamp(`"last-modified":`, d.o.At)
+	e.lit(`"version":`, "1")
+	e.lit(`"oscal-version":`, oscalVersion)
 	e.close('}')
-	e.object("import-ap")
-	e.lit("href", "#"+plan)
+	e.object(`"import-ap":`)
+	e.lit(`"href":`, "#"+plan)
 	e.close('}')
-	e.array("results")
+	e.array(`"results":`)
 	e.open('{')
-	e.lit("uuid", uuidOf("result", content))
-	e.lit("title", "Confidential AI work, verified")
-	e.lit("description", fmt.Sprintf("%d records of attested AI work, each verified again. Objectives are those of affidavit; controls are named as related only, and none is declared satisfied.", d.records))
-	e.stamp("start", start)
-	e.stamp("end", end)
-	e.array("props")
+	e.lit(`"uuid":`, uuidOf("result", content))
+	e.lit(`"title":`, "Confidential AI work, verified")
+	e.lit(`"description":`, fmt.Sprintf("%d records of attested AI work, each verified again. Objectives are those of affidavit; controls are named as related only, and none is declared satisfied.", d.records))
+	e.stamp(`"start":`, start)
+	e.stamp(`"end":`, end)
+	e.array(`"props":`)
 	e.prop("records", strconv.FormatUint(d.records, 10))
 	e.prop("appraisal-policy-sha256", d.o.PolicySHA256)
 	e.prop("monitor", d.o.Monitor)
 	e.close(']')
-	e.object("local-definitions")
+	e.object(`"local-definitions":`)
 	if d.components.n > 0 {
-		e.array("components")
+		e.array(`"components":`)
 		if err := cmp.Or(flush(), d.components.copyTo(out)); err != nil {
 			return err
 		}
@@ -504,7 +504,7 @@ func (d *OSCAL) Write(w io.Writer) error {
 	}
 	e.raw(`"assessment-assets":{"components":[{"uuid":"` + uuidOf("component", toolUUIDName) + `","type":"software","title":"affidavit verifier","description":"Verifier that needs no network.","status":{"state":"operational"},"props":[`)
 	e.b = append(e.b, "{\"name\":\"version\""...)
-	e.str("value", Version())
+	e.str(`"value":`, Version())
 	e.raw(`}]}],"assessment-platforms":[{"uuid":"` + uuidOf("platform", toolUUIDName) + `","title":"auditor workstation"}]}}`)
 
 	related := make(map[string]bool)
@@ -513,8 +513,8 @@ func (d *OSCAL) Write(w io.Writer) error {
 			related[c] = true
 		}
 	}
-	e.object("reviewed-controls")
-	e.lit("description", "Controls of NIST SP 800-53 Rev. 5 to which the objectives are related. The assessment says nothing about whether they are satisfied.")
+	e.object(`"reviewed-controls":`)
+	e.lit(`"description":`, "Controls of NIST SP 800-53 Rev. 5 to which the objectives are related. The assessment says nothing about whether they are satisfied.")
 	e.raw(`,"control-selections":[{"description":"Related controls.","include-controls":[`)
 	for i, c := range slices.Sorted(maps.Keys(related)) {
 		if i > 0 {
@@ -532,13 +532,13 @@ func (d *OSCAL) Write(w io.Writer) error {
 	e.raw(`]}]}`)
 
 	summary := uuidOf("observation", "summary/"+content)
-	e.array("observations")
+	e.array(`"observations":`)
 	e.open('{')
-	e.lit("uuid", summary)
-	e.lit("title", "All records of the assessment")
-	e.lit("description", fmt.Sprintf("%d records and %d findings of the log's monitor were looked at.", d.records, d.alerts))
+	e.lit(`"uuid":`, summary)
+	e.lit(`"title":`, "All records of the assessment")
+	e.lit(`"description":`, fmt.Sprintf("%d records and %d findings of the log's monitor were looked at.", d.records, d.alerts))
 	e.raw(`,"methods":["TEST"],"types":["control-objective"]`)
-	e.stamp("collected", d.or(d.last))
+	e.stamp(`"collected":`, d.or(d.last))
 	e.close('}')
 	if d.observations.n > 0 {
 		e.raw(",")
@@ -601,9 +601,9 @@ func (d *OSCAL) finding(o *oscalObjective, c *counts, failing *spool, summary, c
 		text = "The monitor has found nothing that contradicts it."
 	}
 	e.raw(`{"uuid":"` + uuidOf("finding", content+o.id) + `"`)
-	e.lit("title", o.title)
-	e.lit("description", o.description+" "+text)
-	e.array("props")
+	e.lit(`"title":`, o.title)
+	e.lit(`"description":`, o.description+" "+text)
+	e.array(`"props":`)
 	e.prop("passed", strconv.FormatUint(c.passed, 10))
 	e.prop("tolerated", strconv.FormatUint(c.tolerated, 10))
 	e.prop("failed", strconv.FormatUint(c.failed, 10))

@@ -81,13 +81,12 @@ type encoder struct {
 	full uint64
 }
 
-// key appends a member's name, which is one of ours, and what separates it from
-// what is before it.
+// key appends a member's name, one of ours in quotes and with its colon, and what
+// separates it from what is before it. That is faster than putting it together: half
+// of an event is names.
 func (e *encoder) key(name string) {
 	e.comma()
-	e.b = append(e.b, '"')
 	e.b = append(e.b, name...)
-	e.b = append(e.b, '"', ':')
 }
 
 // comma separates a value from the one before it.
@@ -127,9 +126,9 @@ func (e *encoder) opt(name, value string) {
 // lit appends a member with a text of our own, which needs no escaping.
 func (e *encoder) lit(name, value string) {
 	e.key(name)
-	e.b = append(e.b, '"')
-	e.b = append(e.b, value...)
-	e.b = append(e.b, '"')
+	b := append(e.b, '"')
+	b = append(b, value...)
+	e.b = append(b, '"')
 }
 
 func (e *encoder) num(name string, n uint64) {
@@ -199,9 +198,9 @@ func (e *encoder) text(s string) {
 			}
 		}
 		if safe && (s == "" || s[0] != ' ' && s[len(s)-1] != ' ') {
-			e.b = append(e.b, '"')
-			e.b = append(e.b, s...)
-			e.b = append(e.b, '"')
+			b := append(e.b, '"')
+			b = append(b, s...)
+			e.b = append(b, '"')
 			return
 		}
 	}
