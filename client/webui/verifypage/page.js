@@ -27,7 +27,7 @@
 	let checking; // promise of the function that checks
 
 	async function load() {
-		const base64 = $("module").textContent;
+		const base64 = $("module").value;
 		const packed = Uint8Array.fromBase64 ? Uint8Array.fromBase64(base64) : Uint8Array.from(atob(base64), c => c.charCodeAt(0));
 		const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
 		const go = new Go();

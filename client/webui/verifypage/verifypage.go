@@ -131,8 +131,8 @@ func Page(o Options) ([]byte, error) {
 		ModuleSum, Version               string
 	}{
 		Style: template.CSS(pageCSS), Exec: template.JS(o.Module.Exec), Script: template.JS(pageJS),
-		// A script of a type that isn't JavaScript's is data: no browser runs it.
-		Module:    template.HTML(`<script type="application/gzip" id="module">` + base64.StdEncoding.EncodeToString(o.Module.WASM) + `</script>`),
+		// Browsers parse a long attribute sooner than long text. In a string, package template would escape each "+".
+		Module:    template.HTML(`<data id="module" hidden value="` + base64.StdEncoding.EncodeToString(o.Module.WASM) + `"></data>`),
 		MaxFile:   bundle.MaxSize,
 		LogPolicy: o.LogPolicy, AppraisalPolicy: o.AppraisalPolicy, Root: o.Root,
 		ModuleSum: hex.EncodeToString(sum[:]), Version: o.Version,

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -87,35 +88,52 @@ type Root struct {
 // A Checker checks files. It remembers facts about the rules that it was last called with, and no verdicts: what it
 // replies doesn't depend on what it was asked before. It must not be used concurrently.
 type Checker struct {
-	rules   Rules
-	checker *bundle.Checker // for rules; nil if there is none yet
+	rules *parsed // those of the last call; nil before
+}
+
+// parsed is rules, and what there is to say about them.
+type parsed struct {
+	Rules
+	reply     Reply // without files
+	logPolicy *checkpoint.Policy
+	checker   *bundle.Checker // nil if a rule can't be used
 }
 
 // Check judges files, of which one is an .affidavit bundle or a .tlog-proof, and the others are disclosures of its actions,
 // or collateral for a lone proof. Without files it only says what is to be said about the rules. It doesn't keep the
 // files.
 func (c *Checker) Check(rules Rules, files []File) *Reply {
-	r := &Reply{Problems: []Problem{}, Notes: []Problem{}, Files: []string{}}
-	logPolicy, appraisal, root := r.read(&rules)
+	if c.rules == nil || c.rules.Rules != rules {
+		c.rules = parse(rules)
+	}
+	r := c.rules.reply
+	r.Problems, r.Notes, r.Files = slices.Clone(r.Problems), slices.Clone(r.Notes), []string{}
 	m := r.sort(files)
 	if len(r.Problems) > 0 || m == nil {
-		return r
+		return &r
 	}
-	if c.checker == nil || c.rules != rules {
-		checker, err := bundle.NewChecker(bundle.Options{LogPolicy: logPolicy, Appraisal: appraisal, Root: root, AllowQuorumNone: rules.AllowQuorumNone})
-		if err != nil {
-			r.problem(AboutLogPolicy, "%v", err)
-			return r
-		}
-		c.rules, c.checker = rules, checker
-	}
-	a := &answer{file: m.file.Name, logPolicy: logPolicy, checker: c.checker, collateral: m.collateral}
+	a := &answer{file: m.file.Name, logPolicy: c.rules.logPolicy, checker: c.rules.checker, collateral: m.collateral}
 	a.check(m.file.Bytes)
 	for _, d := range m.disclosures {
 		a.show(d)
 	}
 	r.Answer, r.Words = a.json(), a.words()
-	return r
+	return &r
+}
+
+func parse(rules Rules) *parsed {
+	p := &parsed{Rules: rules, reply: Reply{Problems: []Problem{}, Notes: []Problem{}}}
+	r := &p.reply
+	logPolicy, appraisal, root := r.read(&rules)
+	p.logPolicy = logPolicy
+	if len(r.Problems) == 0 {
+		var err error
+		p.checker, err = bundle.NewChecker(bundle.Options{LogPolicy: logPolicy, Appraisal: appraisal, Root: root, AllowQuorumNone: rules.AllowQuorumNone})
+		if err != nil {
+			r.problem(AboutLogPolicy, "%v", err)
+		}
+	}
+	return p
 }
 
 // JSON returns r for the page.

@@ -8,12 +8,14 @@
 package main
 
 import (
+	"runtime/debug"
 	"syscall/js"
 
 	"github.com/affidavit-log/affidavit/client/webui/verifypage/check"
 )
 
 func main() {
+	debug.SetGCPercent(400) // a check allocates some megabytes, and is over soon
 	c := new(check.Checker)
 	js.Global().Set("affidavitCheck", js.FuncOf(func(_ js.Value, args []js.Value) (reply any) {
 		// A panic would end the module, and leave a page that never answers.
