@@ -53,19 +53,22 @@ func main() {
 	began := time.Now()
 
 	realEvidence()
-	pki := intel()
+	pki, pcs := intel()
 	keys()
 	witnesses := theWitnesses()
 	log := theLog(witnesses)
 	vendor(log)
 	name := session(log, witnesses)
 	auditor(name)
+	monitor := audit(log, witnesses)
 	attacks(log, pki, name)
 	fork(log, witnesses)
+	recovery(pcs, monitor)
+	evidence(name, monitor)
 
 	fmt.Printf("\nDone in %.0f s. The files are in %s.\n", time.Since(began).Seconds(), *dir)
 	if *stay {
-		fmt.Printf("Until you press Ctrl-C, the log is at %s/, and the made-up Intel's service at %s.\n", log.url, pcsURL)
+		fmt.Printf("Until you press Ctrl-C, the log is at %s/, the monitor at %s/, and the made-up Intel's service at %s.\n", log.url, monitor.url, pcsURL)
 		fmt.Printf("To record a session of your own: cd %s && %s --config recorder.yaml\n", *dir, filepath.Join(abs, "affidavit-recorder"))
 		ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		<-ctx.Done()
@@ -116,16 +119,17 @@ refused: genuine silicon isn't enough.`)
 }
 
 // intel starts a made-up Intel with its provisioning certification service.
-func intel() *tdxsim.PKI {
+func intel() (*tdxsim.PKI, *tdxsim.PCS) {
 	chapter("2. A made-up Intel, for want of TDX hardware")
 	say("From here on, platforms, certificates and collateral are made up, under the root in demo-root.pem. Nothing else is.")
 	pki := tdxsim.NewPKI([]byte(seed), since)
 	sh.write("demo-root.pem", pki.RootPEM())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	check(err)
-	go http.Serve(l, pki.PCS(tdxsim.PCSOptions{}))
+	pcs := pki.PCS(tdxsim.PCSOptions{})
+	go http.Serve(l, pcs)
 	pcsURL = "http://" + l.Addr().String()
-	return pki
+	return pki, pcs
 }
 
 // The made-up Intel is made of a seed and the time since when it exists.
@@ -310,9 +314,25 @@ func auditor(name string) {
 	}
 }
 
+// audit has a monitor verify the whole log again, once, and then follow it. It
+// returns the monitor that follows.
+func audit(log *server, witnesses []*server) *server {
+	chapter("10. Nobody has to trust the log, either: a monitor verifies every entry again")
+	args := []string{"affidavit-monitor", "--log", log.url, "--log-policy", "log.policy", "--root", "demo-root.pem", "--dir", "monitor",
+		"--appraisal-policy", "appraisal.yaml"}
+	for i, w := range witnesses[:3] {
+		args = append(args, "--witness", fmt.Sprintf("w%d=%s", i+1, w.url))
+	}
+	sh.run(0, append(args, "--once")...)
+	say("From here on it follows the log, answers questions, and keeps a copy that other monitors can audit.")
+	monitor := sh.start(append(args, "--interval", "1s", "--mirror", "mirror", "--listen", "127.0.0.1:0")...)
+	sh.run(0, "affidavit", "search", "--monitor", monitor.url, "--vendor", vendorID)
+	return monitor
+}
+
 // attacks shows that what must not work doesn't.
 func attacks(log *server, pki *tdxsim.PKI, name string) {
-	chapter("10. Attack: somebody changes a record in the file")
+	chapter("11. Attack: somebody changes a record in the file")
 	say("The forger takes care that the file stays well formed, and writes that another model was used.")
 	b, err := bundle.Parse(sh.read(name + ".affidavit"))
 	check(err)
@@ -324,7 +344,7 @@ func attacks(log *server, pki *tdxsim.PKI, name string) {
 	sh.write("forged.affidavit", forged)
 	sh.run(4, "affidavit", "verify", "--log-policy", "log.policy", "--appraisal-policy", "appraisal.yaml", "--root", "demo-root.pem", "forged.affidavit")
 
-	chapter("11. Attack: the quote of one session is replayed for another")
+	chapter("12. Attack: the quote of one session is replayed for another")
 	honest := newTrustDomain(pki.NewPlatform(tdxsim.PlatformOptions{}), tdxsim.AttrSEPTVEDisable)
 	stolen := honest.start(freshness(log)).Quote()
 	thief := newTrustDomain(pki.NewPlatform(tdxsim.PlatformOptions{}), tdxsim.AttrSEPTVEDisable)
@@ -334,7 +354,7 @@ func attacks(log *server, pki *tdxsim.PKI, name string) {
 	sh.write("replayed.entry", replay.Bytes())
 	sh.run(4, "affidavit", "submit", "--log", log.url, "--token-file", "vendor.token", "replayed.entry")
 
-	chapter("12. Attack: the trust domain runs in debug mode, where the host can read its memory")
+	chapter("13. Attack: the trust domain runs in debug mode, where the host can read its memory")
 	debug := newTrustDomain(pki.NewPlatform(tdxsim.PlatformOptions{}), tdxsim.AttrSEPTVEDisable|tdxsim.AttrDebug)
 	sh.write("debug.entry", debug.start(freshness(log)).Bytes())
 	sh.run(4, "affidavit", "submit", "--log", log.url, "--token-file", "vendor.token", "debug.entry")
@@ -343,7 +363,7 @@ func attacks(log *server, pki *tdxsim.PKI, name string) {
 // fork has the log's operator sign a second history, and shows it to the
 // witnesses.
 func fork(log *server, witnesses []*server) {
-	chapter("13. Attack: the log's operator signs another history of the same size")
+	chapter("14. Attack: the log's operator signs another history of the same size")
 	c, err := client.New(log.url, client.Config{})
 	check(err)
 	signed, err := c.Checkpoint(context.Background())
@@ -381,6 +401,42 @@ func fork(log *server, witnesses []*server) {
 		}
 		fmt.Printf("  | %s", line)
 	}
+}
+
+// advisory is what the made-up Intel finds out after the session.
+const advisory = "INTEL-SA-99001"
+
+// recovery has the made-up Intel publish an advisory with a TCB recovery, and
+// finds the sessions that it touches.
+func recovery(pcs *tdxsim.PCS, monitor *server) {
+	chapter("15. Intel publishes a vulnerability: which sessions does it touch?")
+	say("A TCB recovery: the firmware that was up to date this morning has a hole, " + advisory + ", and newer firmware closes it.")
+	levels := tdxsim.DefaultLevels()
+	patched := levels[0]
+	patched.SGX[0]++ // the microcode, which has the hole
+	levels[0].Status, levels[0].Advisories = string(tdx.StatusOutOfDate), []string{advisory}
+	pcs.Swap(tdxsim.CollateralOptions{
+		IssueDate: time.Now().Truncate(time.Second), TCBEvaluationDataNumber: tdxsim.DefaultTCBEvaluationDataNumber + 1,
+		Levels: append([]tdxsim.Level{patched}, levels...),
+	})
+	sh.run(3, "affidavit", "reappraise", "--monitor", monitor.url, "--pcs-url", pcsURL, "--root", "demo-root.pem")
+	sh.run(3, "affidavit", "recall", "--monitor", monitor.url, "--advisory", advisory, "--pcs-url", pcsURL, "--root", "demo-root.pem")
+}
+
+// evidence hands what was verified to people and to their systems.
+func evidence(name string, monitor *server) {
+	chapter("16. Evidence for people, and for their systems")
+	verify := []string{"--log-policy", "log.policy", "--appraisal-policy", "appraisal.yaml", "--root", "demo-root.pem"}
+	for _, args := range [][]string{
+		{"report", "--html", "report.html"},
+		{"report", "--pdf", "report.pdf"},
+		{"export", "--format", "ocsf", "--out", "events.ndjson"},
+		{"export", "--format", "oscal", "--out", "assessment-results.json"},
+	} {
+		sh.run(0, append(append(append([]string{"affidavit"}, args...), verify...), name+".affidavit")...)
+	}
+	sh.run(0, "affidavit", "vendor-check", "--monitor", monitor.url, "--vendor", vendorID)
+	fmt.Printf("\n  To look at: %s and %s.\n", filepath.Join(sh.dir, "report.html"), filepath.Join(sh.dir, "report.pdf"))
 }
 
 func post(url string, body []byte) (status int, answer string) {
