@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
@@ -106,6 +108,10 @@ func (a *api) handle(room chan struct{}, f handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Content-Security-Policy", "default-src 'none'")
+		if !hostAllowed(r) {
+			problem(w, http.StatusForbidden, "forbidden", fmt.Sprintf("%.80q is not a name of this machine's own: a web page could have had a browser ask", r.Host))
+			return
+		}
 		select {
 		case room <- struct{}{}:
 			defer func() { <-room }()
@@ -133,6 +139,22 @@ func (a *api) handle(room chan struct{}, f handler) http.Handler {
 			problem(w, status, name, err.Error())
 		}
 	})
+}
+
+// hostAllowed reports whether a request that came in over the loopback interface is for it. A web page that has its own
+// name resolve to this machine (DNS rebinding) would otherwise read what only this machine's users should, such as who is
+// on the watch list. A proxy in front has to name the address that it asks.
+func hostAllowed(r *http.Request) bool {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	if !ok || !local.IP.IsLoopback() {
+		return true
+	}
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	ip := net.ParseIP(strings.Trim(host, "[]"))
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // errorStatus returns the HTTP status and the name of the problem for an error.

@@ -615,3 +615,75 @@ func TestAPIBreaksOff(t *testing.T) {
 		t.Errorf("a reappraisal without a summary: %v", err)
 	}
 }
+
+// A web page whose name resolves to this machine doesn't get to ask.
+func TestAPIHost(t *testing.T) {
+	l := newLab(t, witnesses)
+	l.open()
+	url, _ := l.serveAPI()
+	for host, want := range map[string]int{
+		"": 200, "localhost": 200, "localhost:8474": 200, "127.0.0.1": 200, "[::1]:8474": 200,
+		"evil.example": 403, "evil.example:8474": 403, "10.0.0.1": 403, "localhost.evil.example": 403,
+	} {
+		req, err := http.NewRequest("GET", url+"/api/status", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = host
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%q: %d, want %d", host, resp.StatusCode, want)
+		}
+	}
+}
+
+// The index doesn't depend on how often the monitor was restarted, and is built again from the log if it is lost.
+func TestIndexAfterRestarts(t *testing.T) {
+	l := newLab(t, witnesses)
+	l.open()
+	for range 3 {
+		l.session()
+		l.publish()
+		if err := l.m.Close(); err != nil {
+			t.Fatal(err)
+		}
+		l.open()
+	}
+	l.session()
+	l.publish()
+	answers := func() (records []*Record, sum *monitorapi.RecallSummary) {
+		t.Helper()
+		for rec, err := range l.m.Search(t.Context(), Query{Since: bundletest.Epoch}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			records = append(records, rec)
+		}
+		sum, err := l.m.Recall(t.Context(), monitorapi.RecallQuery{FMSPC: tdxsim.DefaultFMSPC}, nil, func(*monitorapi.TouchedSession) bool { return true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return records, sum
+	}
+	records, sum := answers()
+	if sum.Examined != 12 || sum.Records != 12 || sum.Sessions != 4 || len(records) != 16 {
+		t.Errorf("%d records, %+v", len(records), sum)
+	}
+	for _, rec := range records {
+		if rec.Covering == nil {
+			t.Errorf("record %d has no time", rec.Index)
+		}
+	}
+	l.m.Close()
+	l.dir = t.TempDir()
+	l.open()
+	l.step()
+	again, sum2 := answers()
+	if diff := cmp.Diff(records, again) + cmp.Diff(sum, sum2); diff != "" {
+		t.Errorf("built again: %s", diff)
+	}
+}

@@ -225,7 +225,7 @@ var wordNumbers = func() map[string]byte {
 // encodeRecord returns the stored form of r: without Ended, NotAfter and Covering, which come from other leaves, and
 // are looked up when a record is read. What recalls need comes first.
 func encodeRecord(r *Record) []byte {
-	b := make([]byte, 0, 384)
+	b := make([]byte, 0, 640)
 	flags := byte(0)
 	if r.Genuine {
 		flags |= flagGenuine
