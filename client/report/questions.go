@@ -92,7 +92,8 @@ func (c *content) whoCan() Section {
 	var items []string
 	switch {
 	case !c.has("tee"):
-		items = append(items, "There is no hardware evidence in this record, so that nothing is known about who can.")
+		s.Blocks = append(s.Blocks, text("There is no hardware evidence in this record, so that nothing is known about who can."))
+		return s
 	case c.claims["td.debug"] != nil && c.claims["td.debug"].Value != "off":
 		items = append(items, "The operator of the machine: debug mode was on, in which the host reads and changes everything.")
 	case c.claims["td.migratable"] != nil && c.claims["td.migratable"].Value != "impossible":
@@ -308,11 +309,15 @@ func (c *content) chain() Section {
 		if !c.m.Root.IsIntel() {
 			root = ChainLink{"A test’s root certificate", "Not Intel’s", ToneBad}
 		}
+		binding := tone("binding")
+		if binding == ToneGood && !c.bound() {
+			binding = ToneClaimed
+		}
 		ch.Columns = append(ch.Columns, ChainColumn{"Hardware", []ChainLink{
 			root,
 			{"The machine’s certificate", "Processor " + short(platform(c.f.Subject)) + ", firmware " + say("tcb"), tone("tcb", "advisories", "platform.id")},
 			{"The hardware’s report", "Debug mode " + say("td.debug") + ", move " + say("td.migratable"), tone("td.debug", "td.migratable", "memory-encryption")},
-			{"The signed statement", "Covered by the report: " + say("binding"), tone("binding")},
+			{"The signed statement", "Covered by the report: " + say("binding"), binding},
 		}})
 		policy := ChainLink{"Your appraisal policy", "Names the software that you expect", ToneGood}
 		if !c.m.Appraisal.NamesMeasurement() {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/affidavit-log/affidavit/client/bundle"
+	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/verifier"
 	"github.com/affidavit-log/affidavit/verifier/tdx"
 )
@@ -119,6 +120,8 @@ func (c *content) verdict() string {
 	switch v := c.f.Subject.Verdict; {
 	case v == nil || v.Quote == nil:
 		genuine = "is signed with the vendor’s key"
+	case v.Entry.Profile != record.ProfileStatement:
+		genuine = "holds a report of hardware that nothing ties to it"
 	case !c.m.Root.IsIntel():
 		genuine = "comes from simulated hardware, for a test"
 	default:
@@ -262,7 +265,11 @@ func (c *content) summary(r *Report) Section {
 	}
 	for i := range c.f.Claims {
 		v := valueOf(&c.f.Claims[i])
-		if t := v.tone(); t == ToneBad || !detail(v.ID) {
+		t := v.tone()
+		if v.ID == "binding" && t == ToneGood && !c.bound() {
+			t = ToneClaimed // that nothing binds it is no proof of anything
+		}
+		if t == ToneBad || !detail(v.ID) {
 			add(t, cleanTo(c.brief(&v), maxBrief))
 		}
 	}
@@ -325,6 +332,12 @@ func (c *content) reasons() []string {
 	return all
 }
 
+// bound reports whether the hardware's report covers the subject's statement.
+func (c *content) bound() bool {
+	e := c.f.Subject.Entry()
+	return e != nil && e.Profile == record.ProfileStatement
+}
+
 // ownClock says in a sentence what the session's own clock said.
 func (c *content) ownClock() string {
 	a, b := c.claims["time.started"], c.claims["time.finished"]
@@ -378,6 +391,10 @@ func (c *content) brief(v *Value) string {
 			}
 			return fmt.Sprintf("Model %s, %s: %s.", clean(m.Provider+"/"+m.RequestModel), count(m.Calls, "call", "calls"), how)
 		}
+	case v.ID == "time.proven" && v.Status == verifier.StatusUnknown && c.interval() != "none":
+		return "When exactly it was made. It is only proven that it was " + c.interval() + "."
+	case v.ID == "binding" && !failed && !c.bound():
+		return "Nothing ties what it says to hardware: " + v.Value + "."
 	case failed, v.Status == verifier.StatusUnknown && v.ID != "platform.physical" && v.ID != "actions.completeness" && v.ID != "platform.location":
 		return plain
 	}
@@ -401,9 +418,7 @@ func (c *content) brief(v *Value) string {
 			return "No security advisory that Intel had published by then affected it."
 		}
 	case "binding":
-		if v.Value == "the whole statement (statement/v1)" {
-			return "The hardware’s signature covers the whole statement."
-		}
+		return "The hardware’s signature covers the whole statement."
 	case "td.debug":
 		if v.Value == "off" {
 			return "Debug mode, in which the host could look inside, was off."
@@ -575,7 +590,11 @@ func (c *content) memory() Section {
 			s.Blocks = append(s.Blocks, nothing("the encryption of memory"))
 			return s
 		}
-		s.Blocks = append(s.Blocks, text("The hardware reported once. What held at another time, this record alone does not show."), v)
+		if c.has("memory-encryption") {
+			s.Blocks = append(s.Blocks, text("The hardware reported once. What held at another time, this record alone does not show."), v)
+		} else {
+			s.Blocks = append(s.Blocks, nothing("the encryption of memory"), v)
+		}
 		return s
 	}
 	s.Blocks = append(s.Blocks, text("The hardware reported twice: when the session started, and when it ended. A protected machine’s settings never change while it runs. If both reports are of the same machine, which the session’s key ties together, they held throughout."))

@@ -17,6 +17,7 @@ import (
 	"github.com/affidavit-log/affidavit/client/bundle"
 	"github.com/affidavit-log/affidavit/client/bundle/bundletest"
 	"github.com/affidavit-log/affidavit/log/record"
+	"github.com/affidavit-log/affidavit/verifier/tdx"
 	"github.com/affidavit-log/affidavit/verifier/tdx/tdxsim"
 )
 
@@ -274,6 +275,50 @@ func TestEveryClaimIsShown(t *testing.T) {
 			if got, ok := shown[c.ID]; !ok || got.Source != c.Source || got.Status != c.Status || got.Label != c.Label || got.Value != c.Value {
 				t.Errorf("%s: claim %+v is shown as %+v", tt.name, c, got)
 			}
+		}
+	}
+}
+
+// The sentences on top are about what the record is, and no better.
+func TestVerdicts(t *testing.T) {
+	s := bundletest.NewSession(t, witnessed, bundletest.Steps{})
+	given := s.AddAbandoned(s.Start)
+	s.AddTime()
+	collected := s.AddImport(s.Now.Add(-time.Minute))
+	note := s.Publish(s.Now)
+	strict, lax := s.Options(), s.Options("profiles: [vendor-signed/v1, unbound/v1, statement/v1]", "time: {allow-unproven: true}")
+	for _, tt := range []struct {
+		name    string
+		b       *bundle.Bundle
+		o       bundle.Options
+		intel   bool
+		want    []string
+		without string
+	}{
+		{"simulated", s.Bundle(), strict, false, []string{"comes from simulated hardware, for a test, and meets", "This is a test"}, "genuine confidential"},
+		{"Intel's", s.Bundle(), strict, true, []string{"comes from genuine confidential hardware, and meets", "Genuine confidential hardware of Intel (TDX) made the evidence"}, "a test"},
+		{"given up", s.Log.Bundle(given, note, s.VendorKey, s.Release, s.Collateral, s.FreshStart, s.Start, s.CoverStart, given), lax, true,
+			[]string{"is signed with the vendor’s key, and meets", "Nothing ties what it says to hardware", "It is only proven that it was not after"}, "hardware’s signature covers"},
+		{"import", s.Log.Bundle(collected, note, s.VendorKey, s.Collateral, collected), lax, true, []string{"holds a report of hardware that nothing ties to it", "Nothing ties what it says to hardware"}, "comes from genuine"},
+	} {
+		f, err := bundle.Check(tt.b, tt.o)
+		if err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		m := metaFor(t, tt.o, tt.b)
+		if tt.intel {
+			m.Root = tdx.IntelRoot()
+		}
+		page := htmlOf(t, Record(f, m))
+		checkPage(t, tt.name, page)
+		screen := firstScreen(t, page)
+		for _, want := range tt.want {
+			if !strings.Contains(screen, want) {
+				t.Errorf("%s: the first section doesn't say %q:\n%s", tt.name, want, screen)
+			}
+		}
+		if strings.Contains(screen, tt.without) {
+			t.Errorf("%s: the first section says %q:\n%s", tt.name, tt.without, screen)
 		}
 	}
 }
