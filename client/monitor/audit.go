@@ -380,9 +380,11 @@ func decodeOpen(origin string, b []byte) (*verifier.PlacedRecord, error) {
 	}
 	ppid, attributes, xfam := part(), part(), part()
 	body := tdx.TDBody{MRTD: part(), MRConfigID: part(), MROwner: part(), MROwnerConfig: part()}
-	if copy(body.TDAttributes[:], attributes) != 8 || copy(body.XFAM[:], xfam) != 8 || len(b) == 0 {
+	if len(attributes) != 8 || len(xfam) != 8 || len(b) == 0 {
 		return nil, damaged
 	}
+	copy(body.TDAttributes[:], attributes)
+	copy(body.XFAM[:], xfam)
 	st, err := record.ParseStatement(b)
 	if err != nil || st.SessionKey() == nil {
 		return nil, errors.Join(damaged, err)

@@ -240,7 +240,11 @@ func (x *indexer) class(b *pebble.Batch, r *Record, q *tdx.Quote, res *tdx.Resul
 	if err := b.Set([]byte{prefixCount}, u64(x.evidence), nil); err != nil {
 		return err
 	}
-	return x.once(b, classKey(r.EvidenceClass), append(appendString(nil, family), q.Raw()...))
+	class := classKey(r.EvidenceClass)
+	if x.seen.Contains(string(class)) {
+		return nil // before the quote is copied, for nearly every record
+	}
+	return x.once(b, class, append(appendString(nil, family), q.Raw()...))
 }
 
 // familyOf names a kind of platforms that one set of collateral is for.
