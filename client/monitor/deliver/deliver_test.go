@@ -213,10 +213,7 @@ func TestBackoff(t *testing.T) {
 		}
 		for i := 1; i < len(b.at); i++ {
 			pause := b.at[i].Sub(b.at[i-1])
-			most := maxBackoff
-			if i < 10 {
-				most = firstBackoff << (i - 1)
-			}
+			most := min(maxBackoff, firstBackoff<<(i-1))
 			least := most / 2
 			switch i {
 			case 15:

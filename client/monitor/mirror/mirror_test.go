@@ -307,54 +307,57 @@ func TestStaticFiles(t *testing.T) {
 // and demands that what is served is complete, at the old size or the new one, and that the next update gets there.
 func TestEveryCrash(t *testing.T) {
 	broken := errors.New("the disk is gone")
+	r := newRig(t)
+	r.w.AddCollateral(r.w.Set)
+	fill(r.w, 250)
+	r.publish(t)
+	r.update(t)
+	before := r.cfg.Dir
+	r.w.AddCollateral(r.w.Set) // whose blobs are there
+	fill(r.w, 260)
+	r.publish(t)
 	for _, when := range []string{"before", "after"} {
-		t.Run(when, func(t *testing.T) {
-			t.Parallel()
-			for stop := 1; ; stop++ {
-				r := newRig(t)
-				r.w.AddCollateral(r.w.Set)
-				fill(r.w, 250)
-				r.publish(t)
-				r.update(t)
-				fill(r.w, 260)
-				r.publish(t)
-
-				var mu sync.Mutex
-				steps := 0
-				r.m.store.fault = func(at, path string) error {
-					mu.Lock()
-					defer mu.Unlock()
-					if at == when {
-						steps++
-					}
-					if steps >= stop { // and everything after it: the process is dead
-						return broken
-					}
-					return nil
-				}
-				err := r.m.Update(t.Context())
-				if err == nil {
-					if stop < 10 {
-						t.Fatalf("only %d steps", stop)
-					}
-					break
-				}
-				if !errors.Is(err, broken) {
-					t.Fatal(err)
-				}
-				if got := r.check(t); got != 250 && got != 260 {
-					t.Fatalf("%s step %d: serves %d", when, stop, got)
-				}
-				r.open(t)
-				if got := r.check(t); got != 250 && got != 260 {
-					t.Fatalf("%s step %d: reopened, serves %d", when, stop, got)
-				}
-				r.update(t)
-				if got := r.check(t); got != 260 {
-					t.Fatalf("%s step %d: updated again, serves %d", when, stop, got)
-				}
+		for stop := 1; ; stop++ {
+			r.cfg.Dir = filepath.Join(t.TempDir(), "mirror")
+			if err := os.CopyFS(r.cfg.Dir, os.DirFS(before)); err != nil {
+				t.Fatal(err)
 			}
-		})
+			r.open(t)
+			var mu sync.Mutex
+			steps := 0
+			r.m.store.fault = func(at, path string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if at == when {
+					steps++
+				}
+				if steps >= stop { // and everything after it: the process is dead
+					return broken
+				}
+				return nil
+			}
+			err := r.m.Update(t.Context())
+			if err == nil {
+				if stop < 10 {
+					t.Fatalf("only %d steps", stop)
+				}
+				break
+			}
+			if !errors.Is(err, broken) {
+				t.Fatal(err)
+			}
+			if got := r.check(t); got != 250 && got != 260 {
+				t.Fatalf("%s step %d: serves %d", when, stop, got)
+			}
+			r.open(t)
+			if got := r.check(t); got != 250 && got != 260 {
+				t.Fatalf("%s step %d: reopened, serves %d", when, stop, got)
+			}
+			r.update(t)
+			if got := r.check(t); got != 260 {
+				t.Fatalf("%s step %d: updated again, serves %d", when, stop, got)
+			}
+		}
 	}
 }
 
