@@ -14,13 +14,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"github.com/affidavit-log/affidavit/client/session/hooks/send"
 )
-
-// started is when the process began, as nearly as it can tell.
-var started = time.Now()
 
 func main() {
 	if err := run(os.Args[1:], os.Stdin); err != nil && os.Getenv(send.Debug) != "" {
@@ -39,5 +35,5 @@ func run(args []string, stdin io.Reader) error {
 	if fs.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
-	return send.Event(started, *socket, *agent, stdin)
+	return send.Event(send.Deadline, *socket, *agent, stdin)
 }

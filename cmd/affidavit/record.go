@@ -42,7 +42,7 @@ says that the agent is measured.`,
 			config := fs.String("config", "", "configuration `FILE`, instead of the agent's own place for the scope")
 			return func(c *console, _ []string) (int, error) {
 				if !*install && !*uninstall {
-					if err := send.Event(started, *socket, *agent, c.stdin); err != nil && os.Getenv(send.Debug) != "" {
+					if err := send.Event(send.Deadline, *socket, *agent, c.stdin); err != nil && os.Getenv(send.Debug) != "" {
 						fmt.Fprintf(c.stderr, "affidavit record hook: %v\n", err)
 					}
 					return exitGood, nil
@@ -92,6 +92,3 @@ says that the agent is measured.`,
 		},
 	}
 }
-
-// started is when the process began, as nearly as it can tell.
-var started = time.Now()

@@ -21,7 +21,6 @@ func recordHook(t *testing.T, stdin io.Reader, args ...string) {
 	t.Setenv("AFFIDAVIT_HOOK_DEBUG", "")
 	var out, errs bytes.Buffer
 	c := &console{stdin: stdin, stdout: &out, stderr: &errs, now: time.Now}
-	started = time.Now()
 	if status := run(c, append([]string{"record", "hook"}, args...)); status != 0 || out.Len() > 0 || errs.Len() > 0 {
 		t.Errorf("status %d, output %q, errors %q; want 0 and silence", status, &out, &errs)
 	}

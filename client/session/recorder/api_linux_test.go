@@ -209,9 +209,6 @@ func TestAPI(t *testing.T) {
 	}
 }
 
-// soon is a start of a hook whose deadline is far away.
-func soon() time.Time { return time.Now().Add(30 * time.Second) }
-
 // Hook events and telemetry of one agent over the socket are one session of the user whose process reports.
 func TestHooksAndTelemetryOverSocket(t *testing.T) {
 	l := newLab(t)
@@ -224,7 +221,7 @@ func TestHooksAndTelemetryOverSocket(t *testing.T) {
 	}
 	events := bytes.Split(bytes.TrimSpace(b), []byte("\n"))
 	for _, e := range events[:len(events)-1] {
-		if err := hook.Event(soon(), socket, "claude-code", bytes.NewReader(e)); err != nil {
+		if err := hook.Event(10*time.Second, socket, "claude-code", bytes.NewReader(e)); err != nil {
 			t.Errorf("%s: %v", e, err)
 		}
 	}
@@ -236,10 +233,10 @@ func TestHooksAndTelemetryOverSocket(t *testing.T) {
 	if len(all) != 1 {
 		t.Fatalf("%d sessions, want 1", len(all))
 	}
-	if err := hook.Event(soon(), socket, "claude-code", bytes.NewReader(events[len(events)-1])); err != nil {
+	if err := hook.Event(10*time.Second, socket, "claude-code", bytes.NewReader(events[len(events)-1])); err != nil {
 		t.Error(err)
 	}
-	if err := hook.Event(soon(), socket, "claude-code", strings.NewReader("nonsense")); err == nil || !strings.Contains(err.Error(), "400") {
+	if err := hook.Event(10*time.Second, socket, "claude-code", strings.NewReader("nonsense")); err == nil || !strings.Contains(err.Error(), "400") {
 		t.Errorf("nonsense: %v", err)
 	}
 	sessiontest.Until(t, "the session finishes", func() bool { return r.Counts()["sessions_finished"] == 1 })

@@ -17,7 +17,9 @@ import (
 )
 
 const (
-	// Deadline is the longest that a hook may take from its start: the agent waits for it.
+	// Deadline is the longest that a hook waits, since the agent waits for it: for the event, and then for the recorder.
+	// Half a millisecond is usual. On a machine that is so busy that the hook itself is kept waiting, it may take twice as
+	// long, rather than lose an event that it has read.
 	Deadline = 20 * time.Millisecond
 
 	// Header carries a random id of the invocation, so that an event that is sent twice counts once.
@@ -38,44 +40,59 @@ const (
 func Agents() []string { return []string{"cursor", "windsurf", "claude-code"} }
 
 // Event hands the event that r has to the recorder that listens on the unix socket. It returns once the recorder has
-// acknowledged it, or at Deadline after started. What was written by then reaches the recorder all the same. A panic
-// becomes an error: it would end the process with status 2, by which a hook tells Claude Code and Windsurf to stop.
-func Event(started time.Time, socket, agent string, r io.Reader) (err error) {
+// acknowledged it, or when it has waited for as long as wait for the event or for the recorder: hooks wait for Deadline.
+// What was written by then reaches the recorder all the same. A panic becomes an error: it would end the process with
+// status 2, by which a hook tells Claude Code and Windsurf to stop.
+func Event(wait time.Duration, socket, agent string, r io.Reader) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
-	ctx, cancel := context.WithDeadline(context.Background(), started.Add(Deadline))
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
-	return event(ctx, socket, agent, r)
+	body, err := read(ctx, agent, r)
+	if err != nil {
+		return err
+	}
+	// What was read late is still handed over.
+	ctx, cancel = context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	return hand(ctx, socket, agent, body)
 }
 
-func event(ctx context.Context, socket, agent string, r io.Reader) error {
+// read reads an event to its end.
+func read(ctx context.Context, agent string, r io.Reader) (body []byte, err error) {
 	if !slices.Contains(Agents(), agent) {
-		return fmt.Errorf("unknown agent %.40q", agent)
+		return nil, fmt.Errorf("unknown agent %.40q", agent)
 	}
-	read := make(chan error, 1)
-	var body []byte
+	type event struct {
+		body []byte
+		err  error
+	}
+	done := make(chan event, 1)
 	go func() { // reading may block for as long as the agent likes; the process ends before that
-		var err error
-		body, err = io.ReadAll(io.LimitReader(r, MaxEvent+1))
-		read <- err
+		b, err := io.ReadAll(io.LimitReader(r, MaxEvent+1))
+		done <- event{b, err}
 	}()
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
-	case err := <-read:
-		if err != nil {
-			return err
+		return nil, ctx.Err()
+	case e := <-done:
+		switch {
+		case e.err != nil:
+			return nil, e.err
+		case len(e.body) == 0:
+			return nil, errors.New("no event on the standard input")
+		case len(e.body) > MaxEvent:
+			return nil, fmt.Errorf("event of more than %d bytes", MaxEvent)
 		}
+		return e.body, nil
 	}
-	if len(body) == 0 {
-		return errors.New("no event on the standard input")
-	}
-	if len(body) > MaxEvent {
-		return fmt.Errorf("event of more than %d bytes", MaxEvent)
-	}
+}
+
+// hand writes an event to the recorder, and waits for its answer.
+func hand(ctx context.Context, socket, agent string, body []byte) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
