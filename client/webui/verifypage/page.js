@@ -29,9 +29,10 @@
 	async function load() {
 		const base64 = $("module").value;
 		const packed = Uint8Array.fromBase64 ? Uint8Array.fromBase64(base64) : Uint8Array.from(atob(base64), c => c.charCodeAt(0));
-		const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+		const gunzip = new DecompressionStream("gzip"), writer = gunzip.writable.getWriter();
+		Promise.all([writer.write(packed), writer.close()]).catch(() => {}); // whoever reads gets the error, too
 		const go = new Go();
-		const { instance } = await WebAssembly.instantiateStreaming(new Response(stream, { headers: { "Content-Type": "application/wasm" } }), go.importObject);
+		const { instance } = await WebAssembly.instantiateStreaming(new Response(gunzip.readable, { headers: { "Content-Type": "application/wasm" } }), go.importObject);
 		go.run(instance).then(() => { checking = undefined; }); // it ends only if it runs out of memory, say
 		return globalThis.affidavitCheck;
 	}
