@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/pflag"
 
@@ -24,7 +23,7 @@ takes exactly that out again. If the program affidavit-hook lies beside this one
 agents run that: it does the same, and starts in a fraction of the time.
 
 It never changes what the agent does: it prints nothing, always exits with 0, and
-gives up after 20 ms. An event is lost if the recorder isn't there. With
+waits no longer than 20 ms for the recorder. An event is lost if the recorder isn't there. With
 AFFIDAVIT_HOOK_DEBUG=1 in its environment it says why on the standard error.`,
 		trusts: `Nothing. What an agent reports is the vendor's assertion, unless the release
 says that the agent is measured.`,
