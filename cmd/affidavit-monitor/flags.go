@@ -31,7 +31,7 @@ Follow the log, ask two witnesses what they have seen, and tell a SIEM:
   affidavit-monitor --log https://log.example/2026 --log-policy log.policy --dir /var/lib/affidavit-monitor \
       --witness w1=https://w1.example --witness w2=https://w2.example \
       --webhook https://siem.example/hook --webhook-secret soc.secret --findings /var/log/affidavit/findings.jsonl \
-      --listen 127.0.0.1:8090 --metrics-listen 127.0.0.1:8091
+      --listen 127.0.0.1:8474 --metrics-listen 127.0.0.1:8475
 
 Several receivers of one kind have names, and each can have a filter:
 
@@ -40,9 +40,9 @@ Several receivers of one kind have names, and each can have a filter:
 
 Keep a copy of the log, and serve it: another monitor audits it with --log URL-OF-THIS-MONITOR.
 
-  affidavit-monitor … --mirror /srv/mirror --public-listen :8092
+  affidavit-monitor … --mirror /srv/mirror --public-listen :8476
 
-Questions to the index: affidavit search, recall, reappraise, reconcile and vendor-check, with --monitor http://127.0.0.1:8090.
+Questions to the index: affidavit search, recall, reappraise, reconcile and vendor-check, with --monitor http://127.0.0.1:8474.
 
 A file for --watch has a line for each name; a record that has it is a finding of class identity:
 
@@ -130,7 +130,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	debug := s.Bool("debug", false, "log more")
 	showVersion := s.Bool("version", false, "print what this command was built from, and end")
 	s = in("What to serve")
-	s.StringVar(&o.listen, "listen", "", "`ADDR` of the API, such as 127.0.0.1:8090; whoever reaches it sees all findings and what is watched. Without --public-listen, what is public is served there, too")
+	s.StringVar(&o.listen, "listen", "", "`ADDR` of the API, such as 127.0.0.1:8474; whoever reaches it sees all findings and what is watched. Without --public-listen, what is public is served there, too")
 	s.StringVar(&o.publicListen, "public-listen", "", "`ADDR` of what is public, the mirror and the appraiser; put TLS in front of it")
 	s.StringVar(&o.metricsListen, "metrics-listen", "", "private `ADDR` for metrics, health, readiness and profiling")
 	s.StringVar(&o.mirror, "mirror", "", "`DIR` for a full copy of the log; made if there is none")

@@ -47,7 +47,7 @@ policy's measurements or release keys. With --monitor, the monitor.`,
 		examples: `  affidavit report --log-policy log.policy --appraisal-policy ours.yaml \
       --html report.html session.affidavit
   affidavit report --log-policy log.policy --appraisal-policy ours.yaml --pdf nov.pdf sessions/
-  affidavit report --monitor http://localhost:8464 --since 2026-11-01T00:00:00Z --html november.html
+  affidavit report --monitor http://127.0.0.1:8474 --since 2026-11-01T00:00:00Z --html november.html
 `,
 		exits: map[int]string{
 			exitGood:       "every record is logged, genuine, and allowed by the appraisal policy",
