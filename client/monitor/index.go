@@ -18,7 +18,7 @@ import (
 // database names, and is written in the same batches.
 const (
 	prefixRecord = 'R' // index → encodeRecord
-	prefixKey    = 'k' // kind, 8 bytes of the value's hash, index → nothing: the value is in the record
+	prefixKey    = 'k' // kind, 16 bytes of the value's hash, index → nothing, or for recalls: see recallValue
 	prefixCover  = 'V' // size of a checkpoint in a time leaf → index of the leaf, time: see indexer.timeLeaf
 	prefixClass  = 'E' // evidence class → family, and a quote of the class
 	prefixFamily = 'F' // family: FMSPC, "/", certificate authority → nothing
@@ -48,26 +48,21 @@ const (
 )
 
 // A postings is the beginning of the keys of all leaves with one value: they end in the leaf's index, so that they are
-// in the log's order. Values are hashed, which makes keys short and equally long. That two values may collide, by
-// chance or because somebody wants them to, costs time and nothing else: whoever reads compares the value itself.
-type postings [10]byte
+// in the log's order. Values are hashed, which makes keys equally long, and keeps whoever chooses values from having
+// two share a list.
+type postings [18]byte
 
 func stringPostings(kind byte, values ...string) (p postings) {
-	h := sha256.New()
-	for _, v := range values {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(v)))
-		h.Write(n[:])
-		h.Write([]byte(v))
-	}
+	h := hashStrings(values...)
 	p[0], p[1] = prefixKey, kind
-	copy(p[2:], h.Sum(nil))
+	copy(p[2:], h[:])
 	return p
 }
 
 func hashPostings(kind byte, value [32]byte) (p postings) {
+	h := sha256.Sum256(value[:])
 	p[0], p[1] = prefixKey, kind
-	copy(p[2:], value[:])
+	copy(p[2:], h[:])
 	return p
 }
 
@@ -78,16 +73,38 @@ func recordKey(index uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{prefixRecord}, index)
 }
 
-// recordPostings calls f with everything that r is found by.
-func recordPostings(r *Record, f func(postings)) {
+// recallValue is what the keys hold by which records are recalled: enough to count records and sessions without reading
+// the records, of which there may be millions. It is a 1 for a genuine record with evidence of hardware, and 16 bytes of
+// the session's digest, if it is about one; else a 0.
+func recallValue(r *Record) []byte {
+	if !r.Genuine || r.EvidenceClass == (Hash{}) {
+		return []byte{0}
+	}
+	if r.Session == (Hash{}) {
+		return []byte{1}
+	}
+	return append([]byte{1}, short(record.Digest(r.Session))...)
+}
+
+// recordPostings calls f with everything that r is found by, and with the keys' values.
+func recordPostings(r *Record, f func(p postings, value []byte)) {
+	recall := recallValue(r)
+	put := func(kind byte, p postings) {
+		switch kind {
+		case keyRelease, keyFMSPC, keyPlatform, keyAdvisory:
+			f(p, recall)
+		default:
+			f(p, nil)
+		}
+	}
 	hash := func(kind byte, h Hash) {
 		if h != (Hash{}) {
-			f(hashPostings(kind, h))
+			put(kind, hashPostings(kind, h))
 		}
 	}
 	text := func(kind byte, s string) {
 		if s != "" {
-			f(stringPostings(kind, s))
+			put(kind, stringPostings(kind, s))
 		}
 	}
 	hash(keySession, r.Session)
@@ -199,9 +216,9 @@ func imagePostings(vendor string, image record.Digest) postings {
 // putRecord writes a record and its keys.
 func putRecord(b *pebble.Batch, r *Record) error {
 	err := b.Set(recordKey(r.Index), encodeRecord(r), nil)
-	recordPostings(r, func(p postings) {
+	recordPostings(r, func(p postings, value []byte) {
 		if err == nil {
-			err = b.Set(p.at(r.Index), nil, nil)
+			err = b.Set(p.at(r.Index), value, nil)
 		}
 	})
 	return err

@@ -3,7 +3,10 @@ package monitor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/affidavit-log/affidavit/client/monitor/monitorapi"
 )
@@ -49,34 +52,42 @@ func (r *reader) recall(ctx context.Context, q monitorapi.RecallQuery, today *ju
 
 	var sessions []touched
 	places := make(map[[16]byte]int)
-	err := r.evidence(ctx, about, func(rec *Record) (bool, error) {
-		if today != nil {
-			now, err := today.class(rec.EvidenceClass)
-			if err != nil {
-				return false, err
-			}
-			if now.notCovered {
-				s.NotCovered++
-			}
-			if !slices.Contains(rec.Advisories, q.Advisory) && !slices.Contains(now.Advisories, q.Advisory) {
-				return true, nil
-			}
-		}
+	touch := func(index uint64, session []byte) {
 		s.Records++
-		if rec.Session == (Hash{}) {
+		if len(session) == 0 {
 			s.WithoutSession++
-			return true, nil
+			return
 		}
-		id := [16]byte(rec.Session[:16])
+		id := [16]byte(session)
 		i, ok := places[id]
 		if !ok {
 			i = len(sessions)
 			places[id] = i
-			sessions = append(sessions, touched{session: id, first: rec.Index})
+			sessions = append(sessions, touched{session: id, first: index})
 		}
 		sessions[i].records++
-		return true, nil
-	})
+	}
+	var err error
+	if lists, lerr := queryPostings(&about); lerr == nil && len(lists) == 1 && scope == (Query{}) && today == nil {
+		err = r.recallList(ctx, lists[0], touch)
+	} else {
+		err = r.evidence(ctx, about, func(rec *Record) (bool, error) {
+			if today != nil {
+				now, err := today.class(rec.EvidenceClass)
+				if err != nil {
+					return false, err
+				}
+				if now.notCovered {
+					s.NotCovered++
+				}
+				if !slices.Contains(rec.Advisories, q.Advisory) && !slices.Contains(now.Advisories, q.Advisory) {
+					return true, nil
+				}
+			}
+			touch(rec.Index, recallValue(rec)[1:])
+			return true, nil
+		})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -111,6 +122,29 @@ func (r *reader) recall(ctx context.Context, q monitorapi.RecallQuery, today *ju
 		}
 	}
 	return s, ctx.Err()
+}
+
+// recallList calls f with the index and the session of all records in a list that are evidence of hardware, as their
+// keys have it, see recallValue.
+func (r *reader) recallList(ctx context.Context, p postings, f func(index uint64, session []byte)) error {
+	it, err := r.db.NewIter(&pebble.IterOptions{LowerBound: p.at(0), UpperBound: p.at(r.state.Size)})
+	if err != nil {
+		return err
+	}
+	n := 0
+	for ok := it.First(); ok; ok = it.Next() {
+		if n++; n&1023 == 0 && ctx.Err() != nil {
+			return errors.Join(ctx.Err(), it.Close())
+		}
+		switch v := it.Value(); {
+		case len(v) == 1 && v[0] == 0:
+		case len(v) == 1 && v[0] == 1, len(v) == 17 && v[0] == 1:
+			f(indexOf(it), v[1:])
+		default:
+			return errors.Join(fmt.Errorf("stored key of record %d is damaged", indexOf(it)), it.Close())
+		}
+	}
+	return it.Close()
 }
 
 // evidence calls f with the genuine records with evidence of hardware that q is about, in the order of the log, without
