@@ -371,11 +371,15 @@ func decodeOpen(origin string, b []byte) (*verifier.PlacedRecord, error) {
 	}
 	index, b := binary.BigEndian.Uint64(b), bytes.Clone(b[8:])
 	part := func() (v []byte) {
-		if len(b) == 0 || len(b) < 1+int(b[0]) {
+		n := 1
+		if len(b) > 0 {
+			n += int(b[0])
+		}
+		if len(b) < n {
 			b = nil
 			return nil
 		}
-		v, b = b[1:1+b[0]], b[1+b[0]:]
+		v, b = b[1:n], b[n:]
 		return v
 	}
 	ppid, attributes, xfam := part(), part(), part()

@@ -289,6 +289,7 @@ func FuzzOpen(f *testing.F) {
 		}
 		f.Add(b)
 	}
+	f.Add(bytes.Repeat([]byte{255}, 264)) // a part whose length and its own byte don't fit into a byte
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := decodeOpen("log.example", b)
 		if err != nil {
