@@ -13,19 +13,33 @@ import (
 
 func helpCommand() *command {
 	return &command{
-		name:     "help",
-		usage:    []string{"[COMMAND]"},
-		short:    "explain the tool or one command",
-		about:    `Prints the page of one command, or the list of commands.`,
+		name:  "help",
+		usage: []string{"[COMMAND|auditor|vendor|witness]", "--man DIR"},
+		short: "explain the tool, one command, or what to do",
+		about: `Prints the page of one command, a short manual with examples for one role, or the
+list of commands. With --man it writes all of them as manual pages for man(1).`,
 		trusts:   `Nothing.`,
-		examples: "  affidavit help verify\n",
-		exits:    map[int]string{exitGood: "the page was printed"},
+		examples: "  affidavit help auditor\n  affidavit help verify\n  affidavit help --man /usr/local/share/man/man1\n",
+		exits:    map[int]string{exitGood: "the page was printed, or the pages were written"},
 		maxArgs:  2,
-		setup: func(*pflag.FlagSet) func(*console, []string) (int, error) {
+		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
+			man := fs.String("man", "", "`DIR` for manual pages, one for the tool and one for each command")
 			return func(c *console, args []string) (int, error) {
+				if *man != "" {
+					if len(args) > 0 {
+						return 0, usagef("--man and a command don't go together: it writes all pages")
+					}
+					return exitGood, writeManPages(*man)
+				}
 				if len(args) == 0 {
 					fmt.Fprint(c.stdout, mainHelp())
 					return exitGood, nil
+				}
+				for _, r := range roleManuals {
+					if len(args) == 1 && args[0] == r.name {
+						fmt.Fprintf(c.stdout, "affidavit for %ss: %s\n%s", r.name, r.short, r.text)
+						return exitGood, nil
+					}
 				}
 				cmd, rest, err := find(args)
 				if err != nil {
@@ -77,7 +91,12 @@ Usage: affidavit COMMAND [FLAGS] [ARGUMENTS]
 		}
 		b.WriteString("\n")
 	}
-	b.WriteString(`Examples:
+	b.WriteString("Short manuals, with examples:\n")
+	for _, r := range roleManuals {
+		fmt.Fprintf(&b, "  %-24s %s\n", "affidavit help "+r.name, r.short)
+	}
+	b.WriteString(`
+Examples:
   affidavit verify --log-policy log.policy --appraisal-policy ours.yaml session.affidavit
   affidavit inspect session.affidavit
 
@@ -113,11 +132,8 @@ func (cmd *command) page() string {
 	fs, _ := cmd.flags()
 	b.WriteString("\nFlags:\n")
 	fs.VisitAll(func(f *pflag.Flag) {
-		value, text := pflag.UnquoteUsage(f)
+		value, text := flagText(f)
 		name := "--" + f.Name
-		if f.Value.Type() == "bool" {
-			value = ""
-		}
 		if f.Shorthand != "" {
 			name = "-" + f.Shorthand + ", " + name
 		}
@@ -125,16 +141,22 @@ func (cmd *command) page() string {
 	})
 	fmt.Fprintf(&b, "\nExamples:\n%s", cmd.examples)
 	b.WriteString("\nExit status:\n")
-	exits := map[int]string{
-		exitUsage: "wrong usage: an unknown or missing flag, too many or too few arguments",
-		exitError: "anything else, such as a file that can't be read",
-	}
-	maps.Copy(exits, cmd.exits)
+	exits := cmd.allExits()
 	for _, code := range slices.Sorted(maps.Keys(exits)) {
 		text := strings.ReplaceAll(exits[code], "\n", "\n      ")
 		fmt.Fprintf(&b, "  %-3d %s\n", code, text)
 	}
 	return b.String()
+}
+
+// allExits returns what all exit statuses of the command mean.
+func (cmd *command) allExits() map[int]string {
+	exits := map[int]string{
+		exitUsage: "wrong usage: an unknown or missing flag, too many or too few arguments",
+		exitError: "anything else, such as a file that can't be read",
+	}
+	maps.Copy(exits, cmd.exits)
+	return exits
 }
 
 func indent(s string) string {

@@ -35,7 +35,7 @@ func groups() []group {
 		{"Auditors and customers", []*command{verifyCommand(), reportCommand(), exportCommand(), inspectCommand(), appraiseCommand(), bundleCommand(), gateCommand(), discloseCommand()}},
 		{"With a monitor", []*command{searchCommand(), recallCommand(), reappraiseCommand(), reconcileCommand(), vendorCheckCommand()}},
 		{"Vendors", []*command{keygenCommand(), releaseCommand(), signCommand(), submitCommand(), recordHookCommand()}},
-		{"Anyone", []*command{logPolicyCommand(), verifyPageCommand(), versionCommand(), helpCommand()}},
+		{"Anyone", []*command{logPolicyCommand(), verifyPageCommand(), completionCommand(), versionCommand(), helpCommand()}},
 	}
 }
 
