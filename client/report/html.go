@@ -63,23 +63,44 @@ func (o Outcome) tone() Tone {
 
 // HTML writes the report as one page that needs nothing else: no script, no font, no picture from elsewhere.
 func (r *Report) HTML(w io.Writer) error {
-	t, err := pageTemplate().Clone()
+	b, err := r.execute("report")
 	if err != nil {
 		return err
+	}
+	_, err = w.Write(b)
+	return err
+}
+
+// Fragment returns what is in the report's page between its head and its foot, for another page: the sections, whose ids
+// are those of [Section] and begin with "figure-" for figures, with headings from the second level on. It looks as it
+// should with [Stylesheet], and has no style of its own, so that it doesn't depend on a page's Content-Security-Policy.
+func (r *Report) Fragment() (template.HTML, error) {
+	b, err := r.execute("content")
+	return template.HTML(b), err
+}
+
+// Stylesheet returns the style of reports' pages, in CSS. Others use it to look alike.
+func Stylesheet() string { return string(stylesheet()) }
+
+// HTML returns the figure as SVG elements, one for wide and one for narrow screens, whose ids begin with id.
+func (f *Figure) HTML(id string) template.HTML {
+	return template.HTML(f.draw(wide).svg("wide", id, f.Title, f.Alt) + f.draw(narrow).svg("narrow", id+"-narrow", f.Title, f.Alt))
+}
+
+// execute returns a template's whole output: a page of which a part is missing says less than none.
+func (r *Report) execute(name string) ([]byte, error) {
+	t, err := pageTemplate().Clone()
+	if err != nil {
+		return nil, err
 	}
 	n := 0
 	t.Funcs(template.FuncMap{"svg": func(f *Figure) template.HTML {
 		n++
-		return template.HTML(f.draw(wide).svg("wide", fmt.Sprintf("figure-%d", n), f.Title, f.Alt) +
-			f.draw(narrow).svg("narrow", fmt.Sprintf("figure-%d-narrow", n), f.Title, f.Alt))
+		return f.HTML(fmt.Sprintf("figure-%d", n))
 	}})
-	// A page of which a part is missing says less than none.
 	var b bytes.Buffer
-	if err := t.Execute(&b, r); err != nil {
-		return err
-	}
-	_, err = w.Write(b.Bytes())
-	return err
+	err = t.ExecuteTemplate(&b, name, r)
+	return b.Bytes(), err
 }
 
 // longWord is the length from which on a word is broken where a line ends, and not before it.

@@ -322,3 +322,18 @@ func TestVerdicts(t *testing.T) {
 		}
 	}
 }
+
+// A fragment is the page without its head and foot: another page can't show less than the report does, nor other ids.
+func TestFragmentIsThePagesContent(t *testing.T) {
+	r := cases(t)["good"]
+	f, err := r.Fragment()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if page := htmlOf(t, r); !strings.Contains(page, "<main>\n"+string(f)+"</main>") {
+		t.Error("the fragment isn't what the page has between its head and its foot")
+	}
+	if strings.Contains(string(f), "style=") || strings.Contains(string(f), "<style") {
+		t.Error("the fragment has a style of its own")
+	}
+}
