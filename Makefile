@@ -7,12 +7,15 @@ FUZZTIME ?= 10s
 # Directory with the shared vectors that don't belong to this repository; tests that want them skip when it is absent.
 export AFFIDAVIT_SHARED ?= $(abspath ../shared)
 
-.PHONY: help build demo test check race fuzz vectors interop bench clean
+.PHONY: help module build demo test check race fuzz vectors interop bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-build: ## the commands, into bin/
+module: ## the WebAssembly module of the Verify page, which the command embeds
+	$(GO) run ./client/webui/verifypage/mkmodule
+
+build: module ## the commands, into bin/
 	$(GO) build -trimpath -o bin/ ./cmd/...
 	@# Without the C library they start 5 ms sooner, and run in any container.
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/affidavit ./cmd/affidavit-hook
@@ -29,6 +32,7 @@ race: ## the same under the race detector, a package at a time
 check: ## gofmt, vet, staticcheck, go mod tidy, import rules
 	@fmt=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$fmt" ] || { echo "gofmt would change:"; echo "$$fmt"; exit 1; }
 	$(GO) vet ./...
+	GOOS=js GOARCH=wasm $(GO) vet ./client/webui/verifypage/...
 	$(GO) tool staticcheck ./...
 	$(GO) mod tidy -diff
 	.ci/imports

@@ -435,8 +435,10 @@ func evidence(name string, monitor *server) {
 	} {
 		sh.run(0, append(append(append([]string{"affidavit"}, args...), verify...), name+".affidavit")...)
 	}
+	say("And a page that makes the same check in a reader's browser, also without a network: drop the .affidavit file on it.")
+	sh.run(0, append(append([]string{"affidavit", "verify-page"}, verify...), "--out", "verify.html")...)
 	sh.run(0, "affidavit", "vendor-check", "--monitor", monitor.url, "--vendor", vendorID)
-	fmt.Printf("\n  To look at: %s and %s.\n", filepath.Join(sh.dir, "report.html"), filepath.Join(sh.dir, "report.pdf"))
+	fmt.Printf("\n  To look at, in %s: report.html, report.pdf, verify.html.\n", sh.dir)
 }
 
 func post(url string, body []byte) (status int, answer string) {
