@@ -46,7 +46,8 @@ func (m *Monitor) catchUp(ctx context.Context) error {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	fetched, parsed, verified := make(chan []*item, 1), make(chan []*item, 1), make(chan []*item, 1)
+	// A commit waits for the disk: there is work for two windows meanwhile.
+	fetched, parsed, verified := make(chan []*item, 1), make(chan []*item, 1), make(chan []*item, 2)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var errs []error
