@@ -75,24 +75,29 @@ type Digest = [32]byte
 // PAE is DSSE's pre-authentication encoding, the bytes that a signature and
 // REPORTDATA cover (github.com/secure-systems-lab/dsse, protocol.md v1.0.0).
 func PAE(payloadType string, payload []byte) []byte {
-	return appendPAE(make([]byte, 0, len(payloadType)+len(payload)+40), payloadType, payload)
+	b := appendPAEHead(make([]byte, 0, len(payloadType)+len(payload)+40), payloadType, len(payload))
+	return append(b, payload...)
 }
 
-func appendPAE(b []byte, payloadType string, payload []byte) []byte {
+// appendPAEHead appends what comes before the payload, of size bytes.
+func appendPAEHead(b []byte, payloadType string, size int) []byte {
 	b = append(b, "DSSEv1 "...)
 	b = strconv.AppendInt(b, int64(len(payloadType)), 10)
 	b = append(b, ' ')
 	b = append(b, payloadType...)
 	b = append(b, ' ')
-	b = strconv.AppendInt(b, int64(len(payload)), 10)
-	b = append(b, ' ')
-	return append(b, payload...)
+	b = strconv.AppendInt(b, int64(size), 10)
+	return append(b, ' ')
 }
 
 // StatementDigest is SHA-256(PAE), the name by which statements refer to each
 // other.
-func StatementDigest(payloadType string, payload []byte) Digest {
-	return sha256.Sum256(PAE(payloadType, payload))
+func StatementDigest(payloadType string, payload []byte) (d Digest) {
+	h := sha256.New()
+	h.Write(appendPAEHead(make([]byte, 0, 96), payloadType, len(payload)))
+	h.Write(payload)
+	h.Sum(d[:0])
+	return d
 }
 
 // reportDataLabel keeps REPORTDATA hashes apart from every other use of SHA-512
@@ -102,11 +107,14 @@ const reportDataLabel = "affidavit/reportdata/v1"
 
 // ReportData is the REPORTDATA by which a quote commits to a whole statement,
 // under profile statement/v1: SHA-512(label ‖ 0x00 ‖ PAE).
-func ReportData(payloadType string, payload []byte) [64]byte {
-	b := make([]byte, 0, len(reportDataLabel)+1+len(payloadType)+len(payload)+40)
-	b = append(b, reportDataLabel...)
+func ReportData(payloadType string, payload []byte) (d [64]byte) {
+	b := append(make([]byte, 0, 96), reportDataLabel...)
 	b = append(b, 0)
-	return sha512.Sum512(appendPAE(b, payloadType, payload))
+	h := sha512.New()
+	h.Write(appendPAEHead(b, payloadType, len(payload)))
+	h.Write(payload)
+	h.Sum(d[:0])
+	return d
 }
 
 // KeyID is the lowercase hexadecimal SHA-256 of a key's SPKI in DER.
