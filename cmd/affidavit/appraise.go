@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/affidavit-log/affidavit/client/bundle/judge"
 	"github.com/affidavit-log/affidavit/verifier"
 	"github.com/affidavit-log/affidavit/verifier/tdx"
 )
@@ -106,7 +107,7 @@ func readRoot(c *console, name string) (*tdx.Root, error) {
 	}
 	r, err := tdx.ParseRoot(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s: not a root certificate: %w", name, tdxCause(err))
+		return nil, fmt.Errorf("%s: not a root certificate: %w", name, tdx.Cause(err))
 	}
 	return r, nil
 }
@@ -121,15 +122,6 @@ func readAppraisalPolicy(c *console, name string) (*verifier.Policy, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return p, nil
-}
-
-// tdxCause takes the class of an error of package tdx off its text, which tells
-// people nothing that the text doesn't.
-func tdxCause(err error) error {
-	if e := new(tdx.Error); errors.As(err, &e) {
-		return e.Err
-	}
-	return err
 }
 
 // An appraisal is the answer about one quote.
@@ -284,14 +276,12 @@ func (a *appraisal) print(c *console) {
 	}
 	printClaims(w, a.verdict.Claims)
 	fmt.Fprintln(w)
-	hang(w, "Assumed: ", assumeHardware)
+	hang(w, "Assumed: ", judge.HardwareAssumption)
 	if !a.verdict.Identity.Known() {
 		hang(w, "Limit:   ", "no policy names these measurements, so what code ran in the trust domain is not known.")
 	}
 	hang(w, "Limit:   ", "a quote holds no time: when it was made is not known.")
 }
-
-const assumeHardware = "nobody has extracted this platform's keys by physical attack (TEE.fail and its kin)."
 
 // stamp prints a time for people and scripts alike.
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

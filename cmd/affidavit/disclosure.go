@@ -1,14 +1,14 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/affidavit-log/affidavit/client/bundle/judge"
 	"github.com/affidavit-log/affidavit/client/session"
 	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/verifier"
@@ -37,33 +37,32 @@ type shownContent struct {
 	r      *revealed
 }
 
+// status is that of the disclosure and its contents.
 func (s *shown) status() int {
-	status := exitGood
-	switch {
-	case s.unread != nil:
-		status = exitError
-	case s.d == nil:
-		status = exitNotGenuine
-	}
+	status := statuses[statusOf(s.unread, s.err)]
 	for _, c := range s.contents {
-		status = worse(status, c.status())
+		status = worse(status, statuses[statusOf(c.unread, c.err)])
 	}
 	return status
 }
 
-func (c *shownContent) status() int {
+// statusOf returns the word for what couldn't be read, or shows nothing.
+func statusOf(unread, err error) string {
 	switch {
-	case c.unread != nil:
-		return exitError
-	case c.err != nil:
-		return exitNotGenuine
+	case unread != nil:
+		return judge.Unread
+	case err != nil:
+		return judge.NotProven
 	}
-	return exitGood
+	return judge.Good
 }
 
-// word is what scripts read for a status.
-func word(status int) string {
-	return map[int]string{exitGood: "good", exitRefused: "refused", exitNotGenuine: "not-proven", exitError: "unread"}[status]
+// detailOf says why, if it isn't good.
+func detailOf(unread, err error) string {
+	if err := cmp.Or(unread, err); err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // show checks the disclosures and contents that the flags of verify name against
@@ -78,19 +77,7 @@ func (a *answer) show(c *console, disclosures, contents []string) {
 			s.unread = err
 			continue
 		}
-		d, err := record.ParseDisclosure(b)
-		if err == nil {
-			err = a.commits(d)
-		}
-		if s.err = err; err != nil {
-			continue
-		}
-		s.d, s.source = d, verifier.SourceUnknown
-		for _, claim := range a.finding.Claims {
-			if claim.ID == "actions" || claim.ID == "model.calls" {
-				s.source = claim.Source
-			}
-		}
+		s.d, s.source, s.err = a.Disclosed(b)
 	}
 	for _, name := range contents {
 		content := &shownContent{file: name}
@@ -110,22 +97,6 @@ func (a *answer) show(c *console, disclosures, contents []string) {
 		}
 		of.contents = append(of.contents, content)
 	}
-}
-
-// commits checks that the subject of a's finding commits to the action of d.
-func (a *answer) commits(d *record.Disclosure) error {
-	if a.finding == nil {
-		return errors.New("the file that it would be checked against proves nothing")
-	}
-	switch e := a.finding.Subject.Entry(); {
-	case e == nil:
-	case e.Statement().Session != nil:
-		return d.VerifySession(e.Statement().Session)
-	case e.Statement().ModelRun != nil:
-		// Each call of a model names the session that it was for.
-		return d.Verify(e.Statement().ModelRun.Calls.Root, e.Statement().ModelRun.Calls.Size)
-	}
-	return fmt.Errorf("%s is about the %s, which commits to no actions: use the bundle of the final record", clean(a.file), roles[a.finding.Subject.Role])
 }
 
 // compare checks that r is a content of one of the disclosed actions, and returns
@@ -204,43 +175,14 @@ func actionFields(a *record.Action) fields {
 	return append(f, field{"traceId", hexed(a.TraceID[:])}, field{"spanId", hexed(a.SpanID[:])})
 }
 
-// disclosedJSON is a disclosure for scripts.
-type disclosedJSON struct {
-	File     string          `json:"file"`
-	Status   string          `json:"status"` // good, not-proven or unread
-	Detail   string          `json:"detail"`
-	Source   verifier.Source `json:"source"` // who vouches for the action; empty unless it is shown
-	Action   json.RawMessage `json:"action"` // the document; null unless it is shown
-	Contents []contentJSON   `json:"contents"`
-}
-
-// contentJSON is a content of a disclosed action for scripts.
-type contentJSON struct {
-	File   string `json:"file"`
-	Status string `json:"status"` // good, not-proven or unread
-	Detail string `json:"detail"`
-	Name   string `json:"name"`
-	Bytes  []byte `json:"bytes"` // base64; null unless it is the action's
-}
-
-func (s *shown) json() disclosedJSON {
-	j := disclosedJSON{File: s.file, Status: word(exitGood), Contents: []contentJSON{}}
-	switch {
-	case s.unread != nil:
-		j.Status, j.Detail = word(exitError), s.unread.Error()
-	case s.d == nil:
-		j.Status, j.Detail = word(exitNotGenuine), s.err.Error()
-	default:
+func (s *shown) json() judge.Disclosure {
+	j := judge.Disclosure{File: s.file, Status: statusOf(s.unread, s.err), Detail: detailOf(s.unread, s.err), Contents: []judge.Content{}}
+	if s.d != nil {
 		j.Source, j.Action = s.source, s.d.Bytes
 	}
 	for _, c := range s.contents {
-		item := contentJSON{File: c.file, Status: word(c.status())}
-		switch {
-		case c.unread != nil:
-			item.Detail = c.unread.Error()
-		case c.err != nil:
-			item.Detail = c.err.Error()
-		default:
+		item := judge.Content{File: c.file, Status: statusOf(c.unread, c.err), Detail: detailOf(c.unread, c.err)}
+		if item.Status == judge.Good {
 			item.Name, item.Bytes = c.r.Name, c.r.Bytes
 		}
 		j.Contents = append(j.Contents, item)

@@ -620,17 +620,16 @@ func (x *exportJob) load(name string, item *export.Item) *export.Record {
 
 // judge verifies a bundle as verify does.
 func (x *exportJob) judge(name string, b []byte) (*export.Record, error) {
-	a := &answer{file: name, v: x.v}
-	a.check(b)
+	a := x.v.judge(name, b)
 	sum := sha256.Sum256(b)
-	if a.finding == nil {
-		r := export.FromNotProven(sum, a.reason(), a.cause(), x.c.now())
+	if a.Finding == nil {
+		r := export.FromNotProven(sum, a.Reason(), a.Cause(), x.c.now())
 		r.Bundle = filepath.Base(name)
 		return r, nil
 	}
-	r := export.FromFinding(a.finding)
+	r := export.FromFinding(a.Finding)
 	r.Bundle, r.BundleSHA256 = filepath.Base(name), hex.EncodeToString(sum[:])
-	if e := a.finding.Subject.Entry(); e != nil && x.format == export.FormatInToto {
+	if e := a.Finding.Subject.Entry(); e != nil && x.format == export.FormatInToto {
 		r.Envelope = e.DSSE()
 	}
 	for _, file := range x.disclosures {
@@ -648,11 +647,8 @@ func (x *exportJob) disclosure(a *answer, file string) (*record.Disclosure, erro
 	if err != nil {
 		return nil, err
 	}
-	d, err := record.ParseDisclosure(b)
-	if err != nil {
-		return nil, err
-	}
-	return d, a.commits(d)
+	d, _, err := a.Disclosed(b)
+	return d, err
 }
 
 // wanted reports whether the flags ask for a bundle's record. What isn't proven is

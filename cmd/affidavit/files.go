@@ -20,6 +20,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/affidavit-log/affidavit/client/bundle"
+	"github.com/affidavit-log/affidavit/internal/printable"
 )
 
 // maxInput is the size in bytes of the largest file that any command reads. The
@@ -229,12 +230,7 @@ func (c *console) complain(format string, a ...any) {
 // clean makes text from a file or a server fit to print: one line, and nothing
 // that could steer a terminal or hide what follows.
 func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
+	return printable.Line(s)
 }
 
 // parseTime parses a point in time as people and scripts write it: RFC 3339, or

@@ -18,6 +18,7 @@ import (
 
 	"github.com/affidavit-log/affidavit/client"
 	"github.com/affidavit-log/affidavit/client/bundle"
+	"github.com/affidavit-log/affidavit/client/bundle/judge"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
@@ -305,27 +306,27 @@ func (o *opening) until(g *client.Gate) time.Time {
 
 // gateJSON is a gate for scripts.
 type gateJSON struct {
-	Open      bool          `json:"open"`
-	Detail    string        `json:"detail"` // when it isn't open: a sentence
-	Exit      int           `json:"exit"`   // the exit status of --check
-	URL       string        `json:"url"`    // to send requests to; empty with --check
-	Upstream  string        `json:"upstream"`
-	Session   string        `json:"session"`
-	Vendor    string        `json:"vendor"`
-	Statement string        `json:"statement"` // the start's digest
-	Index     uint64        `json:"index"`
-	Interval  *intervalJSON `json:"interval"`
-	Until     *time.Time    `json:"until"` // when it closes by itself
+	Open      bool            `json:"open"`
+	Detail    string          `json:"detail"` // when it isn't open: a sentence
+	Exit      int             `json:"exit"`   // the exit status of --check
+	URL       string          `json:"url"`    // to send requests to; empty with --check
+	Upstream  string          `json:"upstream"`
+	Session   string          `json:"session"`
+	Vendor    string          `json:"vendor"`
+	Statement string          `json:"statement"` // the start's digest
+	Index     uint64          `json:"index"`
+	Interval  *judge.Interval `json:"interval"`
+	Until     *time.Time      `json:"until"` // when it closes by itself
 }
 
 func (o *opening) json(g *client.Gate, address, upstream string) *gateJSON {
 	if g == nil {
 		return &gateJSON{Detail: o.why, Exit: o.status}
 	}
-	f := g.Finding()
+	f, until := g.Finding(), o.until(g)
 	return &gateJSON{
 		Open: true, URL: address, Upstream: upstream, Session: g.Start().ID.String(), Vendor: f.Subject.Entry().Statement().Vendor,
-		Statement: hexed(f.Subject.Statement[:]), Index: f.Subject.Index, Interval: intervalOf(f.Interval), Until: optionalTime(o.until(g)),
+		Statement: hexed(f.Subject.Statement[:]), Index: f.Subject.Index, Interval: judge.IntervalOf(f.Interval), Until: &until,
 	}
 }
 

@@ -424,7 +424,7 @@ func digestOf(b []byte) string {
 func inspectQuote(b []byte) (fields, error) {
 	raw, q, err := decodeQuote(b)
 	if err != nil {
-		return nil, tdxCause(err)
+		return nil, tdx.Cause(err)
 	}
 	return append(fields{{"sha256", digestOf(raw)}, {"size", len(raw)}}, quoteFieldList(q)...), nil
 }
@@ -466,7 +466,7 @@ func entryFields(e *record.Entry) fields {
 			if q, err := tdx.ParseQuote(ev.Data); err == nil {
 				item = append(item, quoteFieldList(q)...)
 			} else {
-				item = append(item, field{"malformed", tdxCause(err).Error()})
+				item = append(item, field{"malformed", tdx.Cause(err).Error()})
 			}
 			evidence = append(evidence, item)
 		default:
@@ -791,7 +791,7 @@ func crlFields(l *x509.RevocationList) fields {
 func collateralFields(b []byte) (fields, error) {
 	c, err := tdx.ParseCollateralJSON(b)
 	if err != nil {
-		return nil, tdxCause(err)
+		return nil, tdx.Cause(err)
 	}
 	// Only what identifies a set is shown; whoever wants every level can read
 	// Intel's JSON.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/affidavit-log/affidavit/client/bundle/judge"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 )
 
@@ -60,12 +61,12 @@ func readLogPolicy(c *console, name string) (*checkpoint.Policy, error) {
 
 // logPolicyJSON is a log policy and what there is to say about it.
 type logPolicyJSON struct {
-	File      string        `json:"file"`
-	Logs      []keyLine     `json:"logs"`
-	Witnesses []keyLine     `json:"witnesses"`
-	Quorum    string        `json:"quorum"` // "none" if no witness is asked
-	Survives  survives      `json:"survives"`
-	Warnings  []warningLine `json:"warnings"`
+	File      string         `json:"file"`
+	Logs      []keyLine      `json:"logs"`
+	Witnesses []keyLine      `json:"witnesses"`
+	Quorum    string         `json:"quorum"` // "none" if no witness is asked
+	Survives  judge.Survives `json:"survives"`
+	Warnings  []warningLine  `json:"warnings"`
 }
 
 type keyLine struct {
@@ -75,29 +76,15 @@ type keyLine struct {
 	URL  string `json:"url"`
 }
 
-// survives counts operators. -1 means that no liar is needed.
-type survives struct {
-	Operators int  `json:"operators"`
-	SplitView int  `json:"lyingBeforeSplitView"`
-	Time      int  `json:"lyingBeforeForgedTime"`
-	Outage    int  `json:"awayBeforeOutage"`
-	Exact     bool `json:"exact"`
-}
-
 type warningLine struct {
 	Code string `json:"code"`
 	Text string `json:"text"`
 }
 
-func survivesOf(p *checkpoint.Policy) survives {
-	r := p.Resilience()
-	return survives{r.Operators, r.SplitView, r.Time, r.Outage, r.Exact}
-}
-
 func lint(file string, p *checkpoint.Policy) *logPolicyJSON {
 	l := &logPolicyJSON{
 		File: file, Logs: []keyLine{}, Witnesses: []keyLine{}, Quorum: p.Quorum(),
-		Survives: survivesOf(p), Warnings: []warningLine{},
+		Survives: judge.SurvivesOf(p), Warnings: []warningLine{},
 	}
 	for _, g := range p.Logs() {
 		l.Logs = append(l.Logs, keyLine{g.Key.Name(), g.Key.String(), g.Key.Kind().String(), g.URL})
@@ -133,42 +120,7 @@ func (l *logPolicyJSON) print(c *console) {
 	}
 	hang(w, "  quorum     ", clean(l.Quorum))
 	fmt.Fprintln(w)
-	for _, sentence := range l.Survives.sentences() {
+	for _, sentence := range l.Survives.Sentences() {
 		hang(w, "  ", sentence)
-	}
-}
-
-// sentences says what a quorum survives, in words.
-func (s survives) sentences() []string {
-	if s.Operators == 0 {
-		return []string{
-			"No witness is asked: the log alone vouches for its history, and can show everybody another one.",
-			"No time is proven.",
-		}
-	}
-	atLeast := ""
-	if !s.Exact {
-		atLeast = "at least "
-	}
-	sentence := func(n int, none, some string) string {
-		if n <= 0 {
-			return fmt.Sprintf(none, s.Operators)
-		}
-		return fmt.Sprintf(some, fmt.Sprintf("%s%d of %d witness operators", atLeast, n, s.Operators))
-	}
-	split := sentence(s.SplitView,
-		"Split view: one lying witness operator of %d is enough to let the log show two people two histories.",
-		"Split view: %s can lie, and the log still can't show two people two histories.")
-	if s.SplitView < 0 {
-		split = "Split view: the log can show two people two histories, and no witness has to lie for that."
-	}
-	return []string{
-		split,
-		sentence(s.Time,
-			"Time: one lying witness operator of %d is enough to forge the proven time.",
-			"Time: %s can lie, and the proven time still holds."),
-		sentence(s.Outage,
-			"Outage: while one of %d witness operators is away, the log can't publish.",
-			"Outage: %s can be away, and the log still publishes."),
 	}
 }

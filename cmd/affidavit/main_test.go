@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/pflag"
 
+	"github.com/affidavit-log/affidavit/client/bundle/judge"
 	"github.com/affidavit-log/affidavit/client/webui/verifypage"
 )
 
@@ -257,7 +258,7 @@ func TestManualJSON(t *testing.T) {
 			t.Errorf("kind `%s` of inspect isn't documented", kind)
 		}
 	}
-	for _, v := range []any{&appraisalJSON{}, &answerJSON{}, &logJSON{}, &intervalJSON{}, &leafJSON{}, &logPolicyJSON{}, &cosignatureJSON{}, &disclosedJSON{}, &contentJSON{}, &gateJSON{}} {
+	for _, v := range []any{&appraisalJSON{}, &judge.Answer{}, &judge.Log{}, &judge.Interval{}, &judge.Leaf{}, &logPolicyJSON{}, &judge.Cosignature{}, &judge.Disclosure{}, &judge.Content{}, &gateJSON{}} {
 		j, err := json.Marshal(v)
 		if err != nil {
 			t.Fatal(err)

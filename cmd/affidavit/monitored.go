@@ -100,7 +100,7 @@ func (t today) request(ctx context.Context, c *console, m *monitorapi.Client) (r
 			return nil, false, err
 		}
 		if _, err := tdx.ParseCollateralJSON(b); err != nil {
-			return nil, false, fmt.Errorf("%s: %w", name, tdxCause(err))
+			return nil, false, fmt.Errorf("%s: %w", name, tdx.Cause(err))
 		}
 		r.Collateral = append(r.Collateral, json.RawMessage(b))
 	}

@@ -202,7 +202,7 @@ func (r *releasing) payload(c *console) ([]byte, error) {
 		}
 		_, q, err := decodeQuote(b)
 		if err != nil {
-			return nil, fmt.Errorf("%s: not a TDX quote: %w", name, tdxCause(err))
+			return nil, fmt.Errorf("%s: not a TDX quote: %w", name, tdx.Cause(err))
 		}
 		if q.Body.TDAttributes.Debug() {
 			fmt.Fprintf(c.stderr, "warning: %s is of a debug trust domain, which no log admits: its measurements are those of the same image without debug\n", clean(name))

@@ -173,12 +173,11 @@ func (j *reportJob) one(name string) (int, error) {
 		return 0, err
 	}
 	j.meta.Files = []report.File{{Name: name, Data: b, Size: int64(len(b)), SHA: sha256.Sum256(b)}}
-	a := &answer{file: name, v: j.v}
-	a.check(b)
-	if a.finding == nil {
-		return a.status(), j.write(report.Unproven(a.notProven, j.meta))
+	a := j.v.judge(name, b)
+	if a.Finding == nil {
+		return a.status(), j.write(report.Unproven(a.NotProven, j.meta))
 	}
-	return a.status(), j.write(report.Record(a.finding, j.meta))
+	return a.status(), j.write(report.Record(a.Finding, j.meta))
 }
 
 // period reports on many files, of which one is in memory at a time, and those to attach.
@@ -199,11 +198,11 @@ func (j *reportJob) period(names []string) (int, error) {
 					f.Data = b
 				}
 				j.meta.Files = append(j.meta.Files, f)
-				a := &answer{file: name, v: j.v}
-				if a.check(b); a.finding != nil {
-					s = report.SessionOf(name, a.finding)
+				a := j.v.judge(name, b)
+				if a.Finding != nil {
+					s = report.SessionOf(name, a.Finding)
 				} else {
-					s = report.UnprovenSession(name, a.notProven)
+					s = report.UnprovenSession(name, a.NotProven)
 				}
 				status = worse(status, a.status())
 			}

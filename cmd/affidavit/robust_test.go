@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/affidavit-log/affidavit/client/bundle/judge"
 	"github.com/affidavit-log/affidavit/client/session"
 )
 
@@ -129,7 +130,7 @@ func TestFlippedBits(t *testing.T) {
 		// an unknown key, which readers must ignore (c2sp.org/signed-note): the
 		// others still satisfy the quorum. Signatures are package checkpoint's.
 		end := len(good)
-		if note := bytes.Index(good, []byte("\n\n\u2014 ")); !isBundle(good) {
+		if note := bytes.Index(good, []byte("\n\n\u2014 ")); !judge.IsBundle(good) {
 			end = note
 		}
 		step := end/60 | 1

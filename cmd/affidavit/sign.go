@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/affidavit-log/affidavit/log/record"
+	"github.com/affidavit-log/affidavit/verifier/tdx"
 )
 
 func signCommand() *command {
@@ -123,7 +124,7 @@ func (s *signer) sign(c *console, keyFile string, args []string) (*record.Entry,
 		}
 		// An entry holds the quote as hardware made it, without padding.
 		if quote, _, err = decodeQuote(b); err != nil {
-			return nil, fmt.Errorf("%s: not a TDX quote: %w", s.quote, tdxCause(err))
+			return nil, fmt.Errorf("%s: not a TDX quote: %w", s.quote, tdx.Cause(err))
 		}
 	}
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/affidavit-log/affidavit/client/bundle"
+	"github.com/affidavit-log/affidavit/client/bundle/judge"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/verifier"
@@ -157,31 +157,28 @@ func (v *verification) run(c *console, names []string) (int, error) {
 	count := make(map[int]int)
 	p := newProgress(c, "verified", len(names))
 	for i, name := range names {
-		a := &answer{file: name, v: v}
-		b, err := c.read(name)
-		if err != nil {
-			a.unread = err
+		var a *answer
+		if b, err := c.read(name); err != nil {
+			a = &answer{v: v, Judgment: &judge.Judgment{File: name, Unread: err}}
 		} else {
-			a.check(b)
+			a = v.judge(name, b)
 		}
 		a.show(c, v.disclosures, v.contents)
 		status = worse(status, a.status())
 		count[a.status()]++
+		var err error
 		p.step(func() {
-			if a.unread != nil {
-				c.complain("affidavit verify: %v", a.unread)
+			if a.Unread != nil {
+				c.complain("affidavit verify: %v", a.Unread)
 			}
 			switch {
 			case v.asJSON:
 				err = c.printJSON(a.json())
-			case a.unread == nil:
-				err = nil
+			case a.Unread == nil:
 				if i > 0 {
 					fmt.Fprintf(c.stdout, "\n%s\n\n", strings.Repeat("=", reportWidth))
 				}
 				a.print(c)
-			default:
-				err = nil
 			}
 		})
 		if err != nil {
@@ -201,21 +198,23 @@ func (v *verification) run(c *console, names []string) (int, error) {
 	return status, nil
 }
 
-// isBundle tells the two kinds of files apart. What is neither is taken for a
-// proof, whose parser then says what is wrong.
-func isBundle(b []byte) bool { return bytes.HasPrefix(b, []byte("PK")) }
-
-// An answer is what is known about one file.
+// An answer is what is known about one file, and what is disclosed of it.
 type answer struct {
-	file string
-	v    *verification
-
-	// One of these is set.
-	unread    error             // the file couldn't be read
-	notProven *bundle.NotProven // why it proves nothing
-	finding   *bundle.Finding
-
+	*judge.Judgment
+	v         *verification
 	disclosed []*shown
+}
+
+// judge judges the contents of a file.
+func (v *verification) judge(name string, b []byte) *answer {
+	return &answer{v: v, Judgment: judge.File(name, b, &judge.Options{
+		Checker: v.checker, LogPolicy: v.logPolicy, Collateral: v.collateral,
+		Hints: judge.Hints{
+			OtherFile:        `; "affidavit inspect" says what it is`,
+			CollateralFile:   "the file of --collateral",
+			CollateralNeeded: "give it with --collateral, or verify the .affidavit file",
+		},
+	})}
 }
 
 // status is the verdict on the file and on what is disclosed of it.
@@ -228,97 +227,17 @@ func (a *answer) status() int {
 }
 
 // verdict is the verdict on the file alone.
-func (a *answer) verdict() int {
-	switch {
-	case a.unread != nil:
-		return exitError
-	case a.finding == nil:
-		return exitNotGenuine
-	case !a.finding.Allowed():
-		return exitRefused
-	}
-	return exitGood
-}
+func (a *answer) verdict() int { return statuses[a.Status()] }
 
-// check judges the contents of a file. Everything that is wrong with them is a
-// NotProven: what can't be parsed proves as little as what is forged.
-func (a *answer) check(b []byte) {
-	f, err := a.find(b)
-	a.finding = f
-	if err != nil && !errors.As(err, &a.notProven) {
-		a.notProven = &bundle.NotProven{Rule: bundle.RuleBundle, Err: err}
-	}
-}
-
-func (a *answer) find(b []byte) (*bundle.Finding, error) {
-	if isBundle(b) {
-		bun, err := bundle.Parse(b)
-		if err != nil {
-			return nil, err
-		}
-		return a.v.checker.Check(bun)
-	}
-	if !bytes.HasPrefix(b, []byte("c2sp.org/tlog-proof@")) {
-		return nil, errors.New("neither an .affidavit bundle nor a .tlog-proof; \"affidavit inspect\" says what it is")
-	}
-	p, err := checkpoint.ParseProof(b)
-	if err != nil {
-		return nil, err
-	}
-	var collateral *tdx.Collateral
-	if a.v.collateral != nil {
-		if collateral, err = tdx.ParseCollateralJSON(a.v.collateral); err != nil {
-			return nil, &bundle.NotProven{Rule: bundle.RuleCollateral, Err: fmt.Errorf("the file of --collateral: %w", tdxCause(err))}
-		}
-	} else if l, err := record.ParseLeaf(p.Extra); err == nil {
-		if l, ok := l.(*record.RecordLeaf); ok && l.Collateral != (record.Digest{}) {
-			return nil, &bundle.NotProven{Rule: bundle.RuleMissing, Index: &p.Index,
-				Err: fmt.Errorf("its evidence can't be judged without the collateral %x: give it with --collateral, or verify the .affidavit file", l.Collateral)}
-		}
-	}
-	return a.v.checker.CheckProof(p, collateral)
-}
-
-// Words for what a leaf is.
-var roles = map[bundle.Role]string{
-	bundle.RoleStart:      "start of a session",
-	bundle.RoleFinal:      "final record of a session",
-	bundle.RoleAbandoned:  "abandoned session",
-	bundle.RoleModelRun:   "model run",
-	bundle.RoleImport:     "imported evidence",
-	bundle.RoleRelease:    "release of an image",
-	bundle.RoleWithdrawal: "withdrawal of a release",
-	bundle.RoleVendorKey:  "vendor's release key",
-	bundle.RoleTime:       "checkpoint with its time",
-	bundle.RoleCollateral: "collateral from the processor's maker",
-}
-
-// subject says what the file is about.
-func (a *answer) subject() string {
-	l := a.finding.Subject
-	text := roles[l.Role]
-	e := l.Entry()
-	if e == nil {
-		return text
-	}
-	st := e.Statement()
-	if id, ok := st.SessionID(); ok {
-		text = fmt.Sprintf("%s %s", text, id)
-		if st.Session != nil && st.Session.Kind == record.KindCodingSession || st.Start != nil && st.Start.Kind == record.KindCodingSession {
-			text = strings.Replace(text, "a session", "coding session", 1)
-		} else {
-			text = strings.Replace(text, "a session", "session", 1)
-		}
-	}
-	return fmt.Sprintf("%s, of %s", text, clean(st.Vendor))
-}
+// statuses are the exit statuses for the words that scripts read.
+var statuses = map[string]int{judge.Good: exitGood, judge.Refused: exitRefused, judge.NotProven: exitNotGenuine, judge.Unread: exitError}
 
 func (a *answer) print(c *console) {
 	w := c.stdout
-	if f := a.notProven; f != nil {
-		c.headline(a.verdict(), fmt.Sprintf("NOT PROVEN (%s): %s", a.reason(), a.cause()))
+	if f := a.NotProven; f != nil {
+		c.headline(a.verdict(), fmt.Sprintf("NOT PROVEN (%s): %s", a.Reason(), a.Cause()))
 		fmt.Fprintln(w)
-		hang(w, "File:  ", clean(a.file))
+		hang(w, "File:  ", clean(a.File))
 		if f.Index != nil {
 			hang(w, "Leaf:  ", fmt.Sprint(*f.Index))
 		}
@@ -326,15 +245,15 @@ func (a *answer) print(c *console) {
 		a.printDisclosed(c)
 		return
 	}
-	f := a.finding
+	f := a.Finding
 	if f.Allowed() {
-		c.headline(a.verdict(), fmt.Sprintf("GOOD: %s: logged, genuine, and allowed by the appraisal policy.", a.subject()))
+		c.headline(a.verdict(), fmt.Sprintf("GOOD: %s: logged, genuine, and allowed by the appraisal policy.", a.Subject()))
 	} else {
-		c.headline(a.verdict(), fmt.Sprintf("REFUSED: %s: logged and genuine, but refused by the appraisal policy.", a.subject()))
+		c.headline(a.verdict(), fmt.Sprintf("REFUSED: %s: logged and genuine, but refused by the appraisal policy.", a.Subject()))
 		printRefusals(w, f.Refusals)
 	}
 	fmt.Fprintln(w)
-	hang(w, "File:  ", clean(a.file))
+	hang(w, "File:  ", clean(a.File))
 	hang(w, "Log:   ", fmt.Sprintf("%s, leaf %d of a tree of %d", clean(f.Log.Origin), f.Subject.Index, f.Log.Size))
 	hang(w, "Time:  ", a.interval())
 	hang(w, "Root:  ", clean(a.v.root.String()))
@@ -346,24 +265,24 @@ func (a *answer) print(c *console) {
 		a.printLeaf(w, l)
 	}
 	fmt.Fprintf(w, "\nWhat this rests on\n")
-	for _, s := range a.assumptions() {
+	for _, s := range a.Assumptions() {
 		hang(w, "  - ", s)
 	}
 	fmt.Fprintf(w, "\nWhat no such file can prove\n")
-	for _, s := range a.limits() {
+	for _, s := range judge.Limits() {
 		hang(w, "  - ", s)
 	}
 }
 
 func (a *answer) printLeaf(w io.Writer, l *bundle.Leaf) {
-	text := roles[l.Role]
+	text := judge.Roles[l.Role]
 	if l.Statement != nil {
 		text += fmt.Sprintf(", statement %x", *l.Statement)
 	}
-	if l == a.finding.Subject {
+	if l == a.Finding.Subject {
 		text += " (the subject)"
 	}
-	if l.Verdict != nil && !l.Verdict.Allowed() && l != a.finding.Subject {
+	if l.Verdict != nil && !l.Verdict.Allowed() && l != a.Finding.Subject {
 		text += " (refused by the appraisal policy)"
 	}
 	hang(w, fmt.Sprintf("  %8d  ", l.Index), text)
@@ -371,7 +290,7 @@ func (a *answer) printLeaf(w io.Writer, l *bundle.Leaf) {
 
 // interval says when the statement was made, as far as that is proven.
 func (a *answer) interval() string {
-	i := a.finding.Interval
+	i := a.Finding.Interval
 	switch {
 	case i == nil && a.v.logPolicy.IsQuorumNone():
 		return "none is proven: the log policy asks for no witnesses"
@@ -385,170 +304,12 @@ func (a *answer) interval() string {
 	return fmt.Sprintf("made between %s and %s (%s), as witnesses prove", stamp(i.NotBefore), stamp(i.NotAfter), i.NotAfter.Sub(i.NotBefore).Round(time.Second))
 }
 
-func (a *answer) assumptions() []string {
-	list := []string{
-		"Hardware: " + assumeHardware,
-		"Code: what the appraisal policy pins, or lets a vendor's release key name, does what you think it does.",
-	}
-	s := survivesOf(a.v.logPolicy)
-	if s.Operators == 0 {
-		return append(list, s.sentences()...)
-	}
-	list = append(list, fmt.Sprintf("Witnesses: every set of them that satisfies the log policy's quorum %q has an honest one in it, whose clock is right.", clean(a.v.logPolicy.Quorum())))
-	return append(list, s.sentences()[:2]...)
-}
-
-func (a *answer) limits() []string {
-	return []string{
-		"Completeness: that no other record exists, such as a second end of the same session, or that a release was not withdrawn later. A monitor of the whole log can see that.",
-		"Erasure: a report of it is the word of measured code; nothing can prove that data is gone.",
-		"Identity of a trust domain: hardware gives it none. That start and end are of the same one is the word of measured code.",
-		"Compromise: an outdated platform is not a breach, and an up-to-date one is no proof against one.",
-	}
-}
-
-// reason is the word for why a file proves nothing: the verifier's if the
-// evidence isn't genuine, else the broken rule.
-func (a *answer) reason() string {
-	if e := new(verifier.NotGenuine); errors.As(a.notProven, &e) {
-		return e.Reason
-	}
-	return string(a.notProven.Rule)
-}
-
-// cause says in a sentence what reason says in a word.
-func (a *answer) cause() string {
-	err := a.notProven.Err
-	if e := new(verifier.NotGenuine); errors.As(err, &e) {
-		err = e.Err
-	}
-	return clean(strings.TrimPrefix(tdxCause(err).Error(), a.reason()+": "))
-}
-
-// answerJSON is the answer for scripts. Every member is always there; null or
-// empty where nothing is known.
-type answerJSON struct {
-	File      string `json:"file"`
-	Status    string `json:"status"`    // good, refused, not-proven, or unread
-	Exit      int    `json:"exit"`      // what the exit status would be for this file alone
-	Allowed   bool   `json:"allowed"`   // by the appraisal policy
-	Rule      string `json:"rule"`      // when not proven: what was broken
-	Reason    string `json:"reason"`    // when not proven: the verifier's word if it has one, else the rule
-	Detail    string `json:"detail"`    // when not proven or unread: a sentence
-	Index     uint64 `json:"index"`     // of the subject, or of the leaf that isn't proven
-	Role      string `json:"role"`      // of the subject, such as "final"
-	Statement string `json:"statement"` // the subject's digest
-	Vendor    string `json:"vendor"`
-	Session   string `json:"session"`
-
-	Log         *logJSON           `json:"log"`
-	Interval    *intervalJSON      `json:"interval"` // the proven time, or null
-	Refusals    []verifier.Refusal `json:"refusals"`
-	Claims      []verifier.Claim   `json:"claims"`
-	Leaves      []leafJSON         `json:"leaves"`
-	Disclosures []disclosedJSON    `json:"disclosures"` // that were given
-	Assumptions []string           `json:"assumptions"`
-	Limits      []string           `json:"limits"`
-}
-
-type logJSON struct {
-	Origin       string            `json:"origin"`
-	Size         uint64            `json:"size"`
-	Root         []byte            `json:"root"` // base64
-	Quorum       string            `json:"quorum"`
-	Cosignatures []cosignatureJSON `json:"cosignatures"`
-	Survives     survives          `json:"survives"`
-}
-
-type cosignatureJSON struct {
-	Witness string     `json:"witness"`
-	Kind    string     `json:"kind"`
-	Time    *time.Time `json:"time"` // null if the witness stated none
-}
-
-type intervalJSON struct {
-	NotBefore *time.Time `json:"notBefore"`
-	NotAfter  *time.Time `json:"notAfter"`
-	Width     *int64     `json:"widthSeconds"` // null unless both ends are proven
-}
-
-type leafJSON struct {
-	Index     uint64        `json:"index"`
-	Role      string        `json:"role"`
-	LeafHash  string        `json:"leafHash"`
-	Statement string        `json:"statement"`
-	Interval  *intervalJSON `json:"interval"`
-}
-
-func optionalTime(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	return &t
-}
-
-func intervalOf(i *verifier.Interval) *intervalJSON {
-	if i == nil {
-		return nil
-	}
-	j := &intervalJSON{NotBefore: optionalTime(i.NotBefore), NotAfter: optionalTime(i.NotAfter)}
-	if j.NotBefore != nil && j.NotAfter != nil {
-		width := int64(i.NotAfter.Sub(i.NotBefore) / time.Second)
-		j.Width = &width
-	}
-	return j
-}
-
-func (a *answer) json() *answerJSON {
-	j := &answerJSON{
-		File: a.file, Exit: a.status(), Refusals: []verifier.Refusal{}, Claims: []verifier.Claim{}, Leaves: []leafJSON{},
-		Assumptions: []string{}, Limits: []string{}, Disclosures: []disclosedJSON{}, Status: word(a.verdict()),
-	}
+func (a *answer) json() *judge.Answer {
+	j := a.Answer()
+	j.Exit = a.status()
 	for _, s := range a.disclosed {
 		j.Disclosures = append(j.Disclosures, s.json())
 	}
-	if a.unread != nil {
-		j.Detail = a.unread.Error()
-		return j
-	}
-	if f := a.notProven; f != nil {
-		j.Rule, j.Reason, j.Detail = string(f.Rule), a.reason(), a.cause()
-		if f.Index != nil {
-			j.Index = *f.Index
-		}
-		return j
-	}
-	f := a.finding
-	j.Allowed = f.Allowed()
-	j.Index, j.Role = f.Subject.Index, string(f.Subject.Role)
-	if e := f.Subject.Entry(); e != nil {
-		st := e.Statement()
-		j.Vendor = st.Vendor
-		if id, ok := st.SessionID(); ok {
-			j.Session = id.String()
-		}
-	}
-	j.Interval = intervalOf(f.Interval)
-	j.Refusals = append(j.Refusals, f.Refusals...)
-	j.Claims = append(j.Claims, f.Claims...)
-	j.Log = &logJSON{
-		Origin: f.Log.Origin, Size: f.Log.Size, Root: f.Log.Root[:], Quorum: f.Log.Quorum,
-		Cosignatures: []cosignatureJSON{}, Survives: survivesOf(a.v.logPolicy),
-	}
-	for _, s := range f.Log.Cosignatures {
-		j.Log.Cosignatures = append(j.Log.Cosignatures, cosignatureJSON{s.Witness, s.Key.Kind().String(), optionalTime(s.Time)})
-	}
-	for _, l := range f.Leaves {
-		leaf := leafJSON{Index: l.Index, Role: string(l.Role), LeafHash: hexed(l.Hash[:]), Interval: intervalOf(l.Interval)}
-		if l.Statement != nil {
-			leaf.Statement = hexed(l.Statement[:])
-		}
-		if l == f.Subject {
-			j.Statement = leaf.Statement
-		}
-		j.Leaves = append(j.Leaves, leaf)
-	}
-	j.Assumptions, j.Limits = a.assumptions(), a.limits()
 	return j
 }
 
@@ -611,7 +372,7 @@ trust domain. Put one of these into the appraisal policy:
 // about it is verified.
 func subjectIn(b []byte) *record.Entry {
 	var extra []byte
-	if isBundle(b) {
+	if judge.IsBundle(b) {
 		bun, err := bundle.Parse(b)
 		if err != nil {
 			return nil

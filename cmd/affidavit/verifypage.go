@@ -119,7 +119,7 @@ func pageAppraisalPolicy(b []byte) (string, error) {
 
 func pageRoot(b []byte) (string, error) {
 	if _, err := tdx.ParseRoot(b); err != nil {
-		return "", tdxCause(err)
+		return "", tdx.Cause(err)
 	}
 	if block, _ := pem.Decode(b); block == nil {
 		b = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b})

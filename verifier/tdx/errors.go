@@ -1,6 +1,7 @@
 package tdx
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -105,4 +106,13 @@ func (w *window) check(at time.Time) *Error {
 	}
 	e := &StaleError{Item: w.item, From: w.from, To: w.to, At: at}
 	return &Error{Reason: e.reason(), Err: e}
+}
+
+// Cause takes the class of an error of this package off its text, which tells people nothing that the text doesn't. It
+// returns other errors as they are.
+func Cause(err error) error {
+	if e := new(Error); errors.As(err, &e) {
+		return e.Err
+	}
+	return err
 }

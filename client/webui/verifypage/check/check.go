@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,6 +16,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/affidavit-log/affidavit/client/bundle"
+	"github.com/affidavit-log/affidavit/client/bundle/judge"
+	"github.com/affidavit-log/affidavit/internal/printable"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/verifier"
 	"github.com/affidavit-log/affidavit/verifier/tdx"
@@ -47,9 +48,9 @@ type Reply struct {
 	AppraisalPolicy AppraisalPolicy `json:"appraisalPolicy"`
 	Root            Root            `json:"root"`
 
-	Files  []string `json:"files"`  // kinds of the files, in order: subject, disclosure, or something else
-	Words  *Words   `json:"words"`  // about Answer
-	Answer *Answer  `json:"answer"` // nil if there was no file to judge, too
+	Files  []string      `json:"files"`  // kinds of the files, in order: subject, disclosure, or something else
+	Words  *Words        `json:"words"`  // about Answer
+	Answer *judge.Answer `json:"answer"` // as "affidavit verify --json" prints it; nil if there was no file to judge, too
 }
 
 // What a Problem is about.
@@ -112,13 +113,28 @@ func (c *Checker) Check(rules Rules, files []File) *Reply {
 	if len(r.Problems) > 0 || m == nil {
 		return &r
 	}
-	a := &answer{file: m.file.Name, logPolicy: c.rules.logPolicy, checker: c.rules.checker, collateral: m.collateral}
-	a.check(m.file.Bytes)
-	for _, d := range m.disclosures {
-		a.show(d)
-	}
-	r.Answer, r.Words = a.json(), a.words()
+	j := judge.File(m.file.Name, m.file.Bytes, &judge.Options{
+		Checker: c.rules.checker, LogPolicy: c.rules.logPolicy, Collateral: m.collateral,
+		Hints: judge.Hints{CollateralFile: "the file with collateral", CollateralNeeded: "give it, too, or check the .affidavit file, which has it"},
+	})
+	r.Answer, r.Words = answer(j, m.disclosures), words(j)
 	return &r
+}
+
+// answer is j for programs, with what the disclosures show.
+func answer(j *judge.Judgment, disclosures []File) *judge.Answer {
+	a := j.Answer()
+	a.Exit = map[string]int{judge.Good: 0, judge.Refused: 3, judge.NotProven: 4}[a.Status]
+	for _, f := range disclosures {
+		s := judge.Disclosure{File: f.Name, Status: judge.Good, Contents: []judge.Content{}}
+		if d, source, err := j.Disclosed(f.Bytes); err != nil {
+			s.Status, s.Detail, a.Exit = judge.NotProven, err.Error(), 4
+		} else {
+			s.Action, s.Source = d.Bytes, source
+		}
+		a.Disclosures = append(a.Disclosures, s)
+	}
+	return a
 }
 
 func parse(rules Rules) *parsed {
@@ -153,11 +169,11 @@ func Failed(reason any) []byte {
 }
 
 func (r *Reply) problem(about, format string, a ...any) {
-	r.Problems = append(r.Problems, Problem{about, clean(fmt.Sprintf(format, a...))})
+	r.Problems = append(r.Problems, Problem{about, printable.Line(fmt.Sprintf(format, a...))})
 }
 
 func (r *Reply) note(about, format string, a ...any) {
-	r.Notes = append(r.Notes, Problem{about, clean(fmt.Sprintf(format, a...))})
+	r.Notes = append(r.Notes, Problem{about, printable.Line(fmt.Sprintf(format, a...))})
 }
 
 // read parses the rules. Those that can't be used are problems.
@@ -196,11 +212,11 @@ func (r *Reply) read(rules *Rules) (*checkpoint.Policy, *verifier.Policy, *tdx.R
 			for _, l := range p.Logs() {
 				if name := l.Key.Name(); !seen[name] {
 					seen[name] = true
-					r.LogPolicy.Logs = append(r.LogPolicy.Logs, clean(name))
+					r.LogPolicy.Logs = append(r.LogPolicy.Logs, printable.Line(name))
 				}
 			}
 			r.LogPolicy.Witnesses = p.Resilience().Operators
-			r.LogPolicy.Survives = survivesOf(p).sentences()
+			r.LogPolicy.Survives = judge.SurvivesOf(p).Sentences()
 			for _, w := range p.Lint() {
 				r.note(AboutLogPolicy, "%s%s.", strings.ToUpper(w.Text[:1]), w.Text[1:])
 			}
@@ -228,11 +244,11 @@ func (r *Reply) read(rules *Rules) (*checkpoint.Policy, *verifier.Policy, *tdx.R
 	if strings.TrimSpace(rules.Root) != "" {
 		var err error
 		if root, err = tdx.ParseRoot([]byte(rules.Root)); err != nil {
-			r.problem(AboutRoot, "This is not a root certificate: %v.", tdxCause(err))
+			r.problem(AboutRoot, "This is not a root certificate: %v.", tdx.Cause(err))
 			return nil, nil, nil
 		}
 	}
-	r.Root = Root{Name: clean(root.String()), Intel: root.IsIntel()}
+	r.Root = Root{Name: printable.Line(root.String()), Intel: root.IsIntel()}
 	if !r.Root.Intel {
 		r.note(AboutRoot, "This is not Intel's root certificate. Nothing that is verified under it is evidence of Intel's hardware; whoever holds its key can make up everything.")
 	}
@@ -252,7 +268,7 @@ func (r *Reply) sort(files []File) *material {
 	var m material
 	subjects := 0
 	for _, f := range files {
-		name := clean(f.Name)
+		name := printable.Line(f.Name)
 		kind := kindOf(f.Bytes)
 		r.Files = append(r.Files, string(kind))
 		switch kind {
@@ -307,7 +323,7 @@ const (
 
 // kindOf tells kinds of files apart. Whether a file is well-formed is for its parser to say.
 func kindOf(b []byte) kind {
-	if isBundle(b) || isProof(b) {
+	if judge.IsBundle(b) || judge.IsProof(b) {
 		return kindSubject
 	}
 	text := bytes.TrimSpace(b)
@@ -348,19 +364,7 @@ func kindOf(b []byte) kind {
 // 30 kB.
 const maxJSON = 4 << 20
 
-func isBundle(b []byte) bool { return bytes.HasPrefix(b, []byte("PK")) }
-
-func isProof(b []byte) bool { return bytes.HasPrefix(b, []byte("c2sp.org/tlog-proof@")) }
-
 func digest(text string) string {
 	d := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(d[:])
-}
-
-// tdxCause takes the class of an error of package tdx off its text, which tells people nothing that the text doesn't.
-func tdxCause(err error) error {
-	if e := new(tdx.Error); errors.As(err, &e) {
-		return e.Err
-	}
-	return err
 }

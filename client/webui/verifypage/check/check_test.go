@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/affidavit-log/affidavit/client/bundle/bundletest"
+	"github.com/affidavit-log/affidavit/client/bundle/judge"
 	"github.com/affidavit-log/affidavit/client/webui/verifypage/check"
 	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/verifier"
@@ -93,13 +94,13 @@ func TestFiles(t *testing.T) {
 		kinds   string
 		problem string
 	}{
-		{"good.affidavit", check.Good, "subject", ""},
-		{"refused.affidavit", check.Refused, "subject", ""},
-		{"nothing", check.NotProven, "unknown", ""},
-		{"final.tlog-proof", check.NotProven, "subject", ""},                             // without collateral
-		{"final.tlog-proof collateral.json", check.Refused, "subject collateral", ""},    // without its start
-		{"collateral.json final.tlog-proof", check.Refused, "collateral subject", ""},    // in any order
-		{"action.json good.affidavit", check.Good, "disclosure subject", ""},             // likewise
+		{"good.affidavit", judge.Good, "subject", ""},
+		{"refused.affidavit", judge.Refused, "subject", ""},
+		{"nothing", judge.NotProven, "unknown", ""},
+		{"final.tlog-proof", judge.NotProven, "subject", ""},                             // without collateral
+		{"final.tlog-proof collateral.json", judge.Refused, "subject collateral", ""},    // without its start
+		{"collateral.json final.tlog-proof", judge.Refused, "collateral subject", ""},    // in any order
+		{"action.json good.affidavit", judge.Good, "disclosure subject", ""},             // likewise
 		{"good.affidavit nothing", "", "subject unknown", "nothing is neither a record"}, // whatever it is, it isn't checked
 		{"good.affidavit refused.affidavit", "", "subject subject", "These are 2 records"},
 		{"action.json", "", "disclosure", "A disclosure alone says nothing"},
@@ -151,7 +152,7 @@ func TestRules(t *testing.T) {
 		tt.edit(&rules)
 		// A Checker that knows good rules doesn't go on with them.
 		c := new(check.Checker)
-		if r := c.Check(w.rules, []check.File{w.files["good.affidavit"]}); r.Answer == nil || r.Answer.Status != check.Good {
+		if r := c.Check(w.rules, []check.File{w.files["good.affidavit"]}); r.Answer == nil || r.Answer.Status != judge.Good {
 			t.Fatalf("under good rules: %v", r.Problems)
 		}
 		r := c.Check(rules, []check.File{w.files["good.affidavit"]})
@@ -172,7 +173,7 @@ func TestRules(t *testing.T) {
 	rules = w.rules
 	rules.Root = ""
 	r := new(check.Checker).Check(rules, []check.File{w.files["good.affidavit"]})
-	if !r.Root.Intel || r.Answer == nil || r.Answer.Status != check.NotProven {
+	if !r.Root.Intel || r.Answer == nil || r.Answer.Status != judge.NotProven {
 		t.Errorf("under Intel's root: %+v, %v", r.Root, r.Problems)
 	}
 	if r := w.check(); r.Root.Intel || !slices.ContainsFunc(r.Notes, func(p check.Problem) bool { return p.About == check.AboutRoot }) {
@@ -199,7 +200,7 @@ func TestWords(t *testing.T) {
 		}
 	}
 	// The release doesn't say that the agent is measured, so that its list of actions is the vendor's.
-	if d := r.Answer.Disclosures; len(d) != 1 || d[0].Status != check.Good || d[0].Source != verifier.SourceVendor {
+	if d := r.Answer.Disclosures; len(d) != 1 || d[0].Status != judge.Good || d[0].Source != verifier.SourceVendor {
 		t.Errorf("disclosures %+v", d)
 	}
 }
@@ -271,7 +272,7 @@ func FuzzCheck(f *testing.F) {
 		if !json.Valid(r.JSON()) {
 			t.Errorf("not JSON: %s", r.JSON())
 		}
-		if r.Answer != nil && r.Answer.Status == check.Good && string(a) != good && string(b) != good {
+		if r.Answer != nil && r.Answer.Status == judge.Good && string(a) != good && string(b) != good {
 			t.Errorf("good: %x, %x", a, b)
 		}
 	})

@@ -6,12 +6,12 @@ import (
 	"time"
 
 	"github.com/affidavit-log/affidavit/client/bundle"
-	"github.com/affidavit-log/affidavit/log/record"
+	"github.com/affidavit-log/affidavit/client/bundle/judge"
 	"github.com/affidavit-log/affidavit/verifier"
 	"github.com/affidavit-log/affidavit/verifier/tdx"
 )
 
-// Words say for people what an Answer says for programs.
+// Words say for people what an answer says for programs.
 type Words struct {
 	Title   string `json:"title"`   // the verdict in one or two words
 	Lead    string `json:"lead"`    // the verdict in a sentence
@@ -45,19 +45,6 @@ var marks = map[string]string{
 	string(verifier.StatusAsserted): "stated",
 	string(verifier.StatusUnknown):  "not known",
 	string(verifier.StatusFailed):   "failed",
-}
-
-var roles = map[bundle.Role]string{
-	bundle.RoleStart:      "start of a session",
-	bundle.RoleFinal:      "final record of a session",
-	bundle.RoleAbandoned:  "abandoned session",
-	bundle.RoleModelRun:   "model run",
-	bundle.RoleImport:     "imported evidence",
-	bundle.RoleRelease:    "release of an image",
-	bundle.RoleWithdrawal: "withdrawal of a release",
-	bundle.RoleVendorKey:  "vendor's release key",
-	bundle.RoleTime:       "checkpoint with its time",
-	bundle.RoleCollateral: "collateral from the processor's maker",
 }
 
 // whys says what it means that a rule is broken.
@@ -98,52 +85,35 @@ var whys = map[string]string{
 	string(tdx.ReasonQE):          "The part of the platform that signs reports is not the one of the processor's maker.",
 }
 
-// Why says for people without cryptography what it means that a file is not proven, by the reason or rule of an Answer. It
+// Why says for people without cryptography what it means that a file is not proven, by the reason or rule of an answer. It
 // is empty for a word that isn't one.
 func Why(reason string) string { return whys[reason] }
 
-func (a *answer) words() *Words {
-	w := &Words{Groups: groups, Marks: marks, Roles: make(map[string]string, len(roles))}
-	for role, text := range roles {
+func words(j *judge.Judgment) *Words {
+	w := &Words{Groups: groups, Marks: marks, Roles: make(map[string]string, len(judge.Roles))}
+	for role, text := range judge.Roles {
 		w.Roles[string(role)] = text
 	}
-	switch a.status() {
-	case Good:
+	switch j.Status() {
+	case judge.Good:
 		w.Title, w.Lead = "Good", "The log holds this record, its evidence is genuine, and the appraisal policy allows it."
-	case Refused:
+	case judge.Refused:
 		w.Title, w.Lead = "Refused", "The log holds this record and its evidence is genuine, but the appraisal policy refuses it."
 	default:
-		w.Title, w.Lead, w.Why = "Not proven", "This file doesn't prove what it should. Rely on nothing in it.", Why(a.reason())
+		w.Title, w.Lead, w.Why = "Not proven", "This file doesn't prove what it should. Rely on nothing in it.", Why(j.Reason())
 		return w
 	}
-	w.Subject = a.subject()
-	w.Time = a.interval()
+	subject := j.Subject()
+	w.Subject = strings.ToUpper(subject[:1]) + subject[1:]
+	w.Time = interval(j)
 	return w
 }
 
-// subject says what the file is about.
-func (a *answer) subject() string {
-	l := a.finding.Subject
-	text := roles[l.Role]
-	if e := l.Entry(); e != nil {
-		st := e.Statement()
-		if id, ok := st.SessionID(); ok {
-			kind := "session"
-			if st.Session != nil && st.Session.Kind == record.KindCodingSession || st.Start != nil && st.Start.Kind == record.KindCodingSession {
-				kind = "coding session"
-			}
-			text = strings.Replace(fmt.Sprintf("%s %s", text, id), "a session", kind, 1)
-		}
-		text = fmt.Sprintf("%s, of %s", text, clean(st.Vendor))
-	}
-	return strings.ToUpper(text[:1]) + text[1:]
-}
-
 // interval says when the statement was made, as far as that is proven.
-func (a *answer) interval() string {
-	i := a.finding.Interval
+func interval(j *judge.Judgment) string {
+	i := j.Finding.Interval
 	switch {
-	case i == nil && a.logPolicy.IsQuorumNone():
+	case i == nil && j.LogPolicy.IsQuorumNone():
 		return "No time is proven: the log policy asks for no witnesses."
 	case i == nil || i.NotBefore.IsZero() && i.NotAfter.IsZero():
 		return "No time is proven."
