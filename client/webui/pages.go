@@ -91,9 +91,16 @@ func (u *UI) logPage(r *http.Request) (*answer, error) {
 		if err != nil {
 			return nil, err
 		}
-		v.Grave = append(v.Grave, rows...)
+		for _, row := range rows {
+			if row.ID != s.Halted { // which is shown above them
+				v.Grave = append(v.Grave, row)
+			}
+		}
 	}
 	v.GraveMore = s.ByClass[monitor.ClassTamper] + s.ByClass[monitor.ClassInvalid]
+	if v.Halted != nil && v.GraveMore > 0 {
+		v.GraveMore--
+	}
 	v.GraveMore -= min(v.GraveMore, uint64(len(v.Grave)))
 	refs, _ := u.tally.matching(0, shownNewest, func(x reference) bool { return !grave(x.class) })
 	var err error
@@ -625,7 +632,6 @@ type linked struct {
 // A checked is a record's bundle with what came of checking it.
 type checked struct {
 	bundle  *bundle.Bundle
-	file    []byte
 	leaf    []byte
 	finding *bundle.Finding
 	err     *bundle.NotProven

@@ -180,6 +180,9 @@ const policyHeader = "default-src 'none'; style-src 'self'; script-src 'self'; i
 // downloadPolicy is for files that a browser may show: a report brings its own style, and nothing else.
 const downloadPolicy = "default-src 'none'; style-src 'unsafe-inline'; sandbox; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
 
+// Patterns are those of an [http.ServeMux] under which the pages are, for servers that have something else at other paths.
+var Patterns = []string{"/{$}", "/findings", "/findings/", "/search", "/records/", "/vendors", "/recall", "/assets/", "/events"}
+
 // ServeHTTP implements http.Handler.
 func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
