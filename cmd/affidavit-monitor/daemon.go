@@ -16,6 +16,8 @@ import (
 	"github.com/affidavit-log/affidavit/client/monitor/appraiser"
 	"github.com/affidavit-log/affidavit/client/monitor/deliver"
 	"github.com/affidavit-log/affidavit/client/monitor/mirror"
+	"github.com/affidavit-log/affidavit/client/webui"
+	"github.com/affidavit-log/affidavit/cmd/internal/version"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/verifier"
 	"github.com/affidavit-log/affidavit/verifier/pcs"
@@ -31,6 +33,7 @@ type daemon struct {
 	mirror    *mirror.Mirror       // nil without --mirror
 	appraiser *appraiser.Appraiser // nil without --appraiser-key
 	pcs       *pcs.Client          // nil without --pcs-url
+	ui        *webui.UI            // nil without --listen
 }
 
 // open turns flags into a daemon. Nothing is asked of anybody yet.
@@ -83,6 +86,20 @@ func (o *options) open(logger *slog.Logger, stdout io.Writer) (_ *daemon, err er
 	}
 	if d.monitor, err = monitor.Open(c); err != nil {
 		return nil, err
+	}
+	if o.listen != "" {
+		u := webui.Config{
+			Monitor: d.monitor, LogPolicy: c.LogPolicy, AllowQuorumNone: o.allowQuorumNone, Root: c.Root, Appraisal: c.Appraisal,
+			Tool: version.Line("affidavit-monitor"), Logger: logger,
+		}
+		if o.webToken != "" {
+			if u.Token, err = readToken(o.webToken); err != nil {
+				return nil, err
+			}
+		}
+		if d.ui, err = webui.New(u); err != nil {
+			return nil, err
+		}
 	}
 	routes, err := o.routes(stdout)
 	if err != nil {
@@ -163,6 +180,29 @@ func readFile[T any](name string, parse func([]byte) (T, error)) (v T, err error
 	return v, nil
 }
 
+// minToken is how many characters a token has at least: whoever can reach the address can guess.
+const minToken = 20
+
+// readToken reads the first line of a file that nobody else can read.
+func readToken(file string) (string, error) {
+	fi, err := os.Stat(file)
+	if err != nil {
+		return "", err
+	}
+	if fi.Mode().Perm()&0o077 != 0 {
+		return "", fmt.Errorf("%s has mode %#o: others can read or change the token; chmod 600 %s", file, fi.Mode().Perm(), file)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	token := strings.TrimRight(string(b), "\r\n")
+	if len(token) < minToken || strings.ContainsAny(token, " \t\r\n") {
+		return "", fmt.Errorf("%s: want one line of at least %d characters without spaces, such as openssl rand -hex 20 makes", file, minToken)
+	}
+	return token, nil
+}
+
 // readKey reads a signing key from a file that nobody else can read.
 func readKey(file string) (*checkpoint.SigningKey, error) {
 	fi, err := os.Stat(file)
@@ -205,17 +245,20 @@ func (l *listeners) close() {
 	}
 }
 
-// apiHandler is the monitor's API, which tells whoever can reach it what is watched, and, if there is no address of their
-// own for these, what is public.
+// apiHandler is the pages and the monitor's API, which tell whoever can reach them, and has the token if there is one, what
+// is watched; and, if there is no address of their own for these, what is public.
 func (d *daemon) apiHandler(public bool) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/api/", d.monitor.Handler())
-	mux.HandleFunc("GET /api/deliverers", d.deliverers)
-	if public {
-		mux.Handle("/", d.publicHandler())
-	} else {
-		mux.Handle("/", d.monitor.Handler())
+	mux.Handle("/api/", d.ui.Protect(d.monitor.Handler()))
+	mux.Handle("GET /api/deliverers", d.ui.Protect(http.HandlerFunc(d.deliverers)))
+	if !public || d.mirror == nil && d.appraiser == nil {
+		mux.Handle("/", d.ui)
+		return mux
 	}
+	for _, p := range webui.Patterns {
+		mux.Handle(p, d.ui)
+	}
+	mux.Handle("/", d.publicHandler())
 	return mux
 }
 

@@ -79,6 +79,7 @@ type options struct {
 	appraiserKeys                       []string
 	appraiserInit, appraiserRecover     bool
 	exceptions                          string
+	webToken                            string
 
 	level slog.Level
 }
@@ -130,7 +131,8 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	debug := s.Bool("debug", false, "log more")
 	showVersion := s.Bool("version", false, "print what this command was built from, and end")
 	s = in("What to serve")
-	s.StringVar(&o.listen, "listen", "", "`ADDR` of the API, such as 127.0.0.1:8474; whoever reaches it sees all findings and what is watched. Without --public-listen, what is public is served there, too")
+	s.StringVar(&o.listen, "listen", "", "`ADDR` of the pages for people (/) and the API (/api/), such as 127.0.0.1:8474; whoever reaches it sees all findings and what is watched. Without --public-listen, what is public is served there, too")
+	s.StringVar(&o.webToken, "web-token-file", "", "`FILE` (mode 0600) with a token that the pages and the API ask for: the password of basic authentication, with any user name, or a bearer token; put TLS in front of them")
 	s.StringVar(&o.publicListen, "public-listen", "", "`ADDR` of what is public, the mirror and the appraiser; put TLS in front of it")
 	s.StringVar(&o.metricsListen, "metrics-listen", "", "private `ADDR` for metrics, health, readiness and profiling")
 	s.StringVar(&o.mirror, "mirror", "", "`DIR` for a full copy of the log; made if there is none")
@@ -200,6 +202,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 		{len(o.appraiserKeys) == 0 || o.listen+o.publicListen != "", "--appraiser-key needs --public-listen or --listen"},
 		{len(o.appraiserKeys) > 0 || o.exceptions == "" && !o.appraiserInit && !o.appraiserRecover, "--exceptions, --appraiser-init and --appraiser-recover go with --appraiser-key"},
 		{o.publicListen == "" || o.mirror != "" || len(o.appraiserKeys) > 0, "--public-listen has nothing to serve: --mirror or --appraiser-key is missing"},
+		{o.webToken == "" || o.listen != "", "--web-token-file goes with --listen"},
 		{*secret == "" || len(*hooks) > 0, "--webhook-secret goes with --webhook"},
 	} {
 		if !need.met {

@@ -31,6 +31,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"--once", "--listen", ":0"}, "--once serves nothing"},
 		{[]string{"--once", "--metrics-listen", ":0"}, "--once serves nothing"},
 		{[]string{"--public-listen", ":0"}, "nothing to serve"},
+		{[]string{"--web-token-file", "f"}, "goes with --listen"},
 		{[]string{"--appraiser-key", "k"}, "needs --public-listen or --listen"},
 		{[]string{"--exceptions", "e"}, "go with --appraiser-key"},
 		{[]string{"--witness", "https://w.example"}, "want NAME=URL"},

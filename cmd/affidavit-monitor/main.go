@@ -142,16 +142,19 @@ func (d *daemon) follow(ctx context.Context, l *listeners) error {
 	if d.pcs != nil {
 		g.Go(func() error { d.pcs.Run(ctx); return nil })
 	}
+	if d.ui != nil {
+		g.Go(func() error { return d.ui.Run(ctx) })
+	}
 	for _, s := range []struct {
 		what    string
 		l       net.Listener
-		handler http.Handler
+		handler func() http.Handler
 	}{
-		{"api", l.api, d.apiHandler(l.public == nil)}, {"public", l.public, d.publicHandler()}, {"metrics", l.metrics, d.privateHandler()},
+		{"pages and api", l.api, func() http.Handler { return d.apiHandler(l.public == nil) }}, {"public", l.public, d.publicHandler}, {"metrics", l.metrics, d.privateHandler},
 	} {
 		if s.l != nil {
 			d.logger.Info("listening", "what", s.what, "addr", s.l.Addr().String())
-			g.Go(func() error { return serve(ctx, s.l, s.handler, d.logger) })
+			g.Go(func() error { return serve(ctx, s.l, s.handler(), d.logger) })
 		}
 	}
 	return g.Wait()
