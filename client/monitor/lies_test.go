@@ -1,9 +1,11 @@
 package monitor
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/binary"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -146,6 +148,10 @@ func TestSplitViewOfWitness(t *testing.T) {
 			}
 			var asked string
 			w := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				if strings.HasSuffix(r.URL.Path, "/evidence") {
+					http.NotFound(rw, r)
+					return
+				}
 				asked = r.URL.Path
 				// What a witness shows: the log's signature and its own.
 				rw.Write(l.Sign(other.Head(other.Size()), other.Now, 0))
@@ -169,6 +175,51 @@ func TestSplitViewOfWitness(t *testing.T) {
 			l.want(KindSplitView)
 		})
 	}
+}
+
+// A fork that a witness refused to cosign is found by the evidence that it keeps.
+func TestForkRefusedByWitness(t *testing.T) {
+	other := fork(t, witnesses, 1)
+	l := newLab(t, witnesses)
+	for range 3 {
+		l.session()
+	}
+	w := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		good := l.Sign(l.Head(3), l.Now, 0)
+		if !strings.HasSuffix(r.URL.Path, "/evidence") {
+			rw.Write(good)
+			return
+		}
+		forked := l.Sign(other.Head(other.Size()), other.Now)
+		forged := bytes.Replace(forked, []byte("\n\n"), []byte("x\n\n"), 1)
+		fmt.Fprintf(rw, "This log forked. This witness had cosigned:\n\n%s\nThen it was asked to cosign this:\n\nold 3\n\n%s\n%s\n%s", good, forked, forged, l.Origin)
+	}))
+	defer w.Close()
+	l.open(func(c *Config) { c.Witnesses = []Witness{{Name: "w", URL: w.URL}} })
+	l.publish()
+	l.proves(l.want(KindSplitView))
+	l.step()
+	l.want(KindSplitView)
+}
+
+// Whatever is in a witness's text: notes that were written into it are found whole.
+func FuzzNotesIn(f *testing.F) {
+	f.Add([]byte("before"), []byte("log.example\n3\nroot\n"), []byte("after"))
+	f.Fuzz(func(t *testing.T, before, body, after []byte) {
+		for _, b := range [][]byte{before, body, after} {
+			if bytes.Contains(b, []byte("log.example")) || bytes.Contains(b, []byte("\n\n")) || bytes.HasPrefix(b, []byte("\n")) || bytes.Contains(b, []byte("\u2014")) {
+				return
+			}
+		}
+		if body = bytes.TrimRight(body, "\n"); len(body) == 0 {
+			return
+		}
+		note := append(append([]byte("log.example\n"), body...), "\n\n\u2014 log.example AAAA\n"...)
+		text := slices.Concat(bytes.TrimRight(before, "\n"), []byte("\n\n"), note, []byte("\n"), note, after)
+		if got := notesIn(text, "log.example"); len(got) != 2 || !bytes.Equal(got[0], note) || !bytes.HasPrefix(got[1], note) {
+			t.Errorf("%q in %q", got, text)
+		}
+	})
 }
 
 func TestHonestWitness(t *testing.T) {

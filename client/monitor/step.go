@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -34,8 +35,11 @@ const (
 	// pcsInterval is how often PCS is asked.
 	pcsInterval = time.Hour
 
-	// witnessTimeout bounds the time in which a witness answers.
+	// witnessTimeout bounds the time in which a witness answers, maxEvidence what it shows of forks, and maxKept how many
+	// notes in that are looked at. Witnesses of ours keep 8 requests for a log, each with what they had cosigned.
 	witnessTimeout = 10 * time.Second
+	maxEvidence    = 4 << 20
+	maxKept        = 64
 )
 
 // Step polls once: it reads the newest checkpoint, audits what is new, and asks the witnesses what they have seen. The
@@ -336,12 +340,22 @@ type shown struct {
 func (m *Monitor) askWitnesses(ctx context.Context) error {
 	type answer struct {
 		note []byte
+		kept [][]byte // notes that the witness didn't cosign, and kept
 		err  error
 	}
 	answers := make([]answer, len(m.cfg.Witnesses))
 	var wg sync.WaitGroup
 	for i, w := range m.cfg.Witnesses {
-		wg.Go(func() { answers[i].note, answers[i].err = m.askWitness(ctx, w) })
+		wg.Go(func() {
+			a := &answers[i]
+			if a.note, a.err = m.askWitness(ctx, w, "checkpoint", checkpoint.MaxNote); a.err != nil {
+				return
+			}
+			// Not every witness has this; its word for it isn't needed.
+			if text, err := m.askWitness(ctx, w, "evidence", maxEvidence); err == nil {
+				a.kept = notesIn(text, m.cfg.Origin)
+			}
+		})
 	}
 	wg.Wait()
 	if ctx.Err() != nil {
@@ -364,6 +378,20 @@ func (m *Monitor) askWitnesses(ctx context.Context) error {
 				return err
 			}
 		}
+		for _, note := range answers[i].kept {
+			checked, err := m.cfg.LogPolicy.CheckLog(note)
+			if err != nil || checked.Origin != m.cfg.Origin {
+				continue // text that isn't the log's
+			}
+			if f, err = m.shown(c, w, checked, note); err != nil {
+				return err
+			}
+			if f != nil {
+				if _, err := c.add(f); err != nil {
+					return err
+				}
+			}
+		}
 		if ws.Error != "" {
 			errs = append(errs, fmt.Errorf("witness %s: %s", w.Name, ws.Error))
 		}
@@ -384,12 +412,12 @@ func (m *Monitor) askWitnesses(ctx context.Context) error {
 	return nil
 }
 
-// askWitness reads what a witness shows, nil if it has cosigned nothing of this log.
-func (m *Monitor) askWitness(ctx context.Context, w Witness) ([]byte, error) {
+// askWitness reads what a witness shows about this log, of at most limit bytes: nil if there is nothing.
+func (m *Monitor) askWitness(ctx context.Context, w Witness, what string, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, witnessTimeout)
 	defer cancel()
 	h := sha256.Sum256([]byte(m.cfg.Origin))
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(w.URL, "/")+"/"+hex.EncodeToString(h[:])+"/checkpoint", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(w.URL, "/")+"/"+hex.EncodeToString(h[:])+"/"+what, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -405,11 +433,46 @@ func (m *Monitor) askWitness(ctx context.Context, w Witness) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("answered %d", resp.StatusCode)
 	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, checkpoint.MaxNote+1))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
 		return nil, err
 	}
 	return b, nil
+}
+
+// notesIn returns what looks like a log's signed notes in a text for people, at most maxKept: from a line that is the
+// origin, after an empty one, to the last of the signature lines after the next empty line.
+func notesIn(text []byte, origin string) (notes [][]byte) {
+	var note []byte
+	state := 0 // 0: outside; 1: in the note's text; 2: in its signatures
+	empty := true
+	for line := range bytes.Lines(text) {
+		switch {
+		case state == 2 && bytes.HasPrefix(line, []byte("\u2014 ")):
+			note = append(note, line...)
+		case state == 1:
+			note = append(note, line...)
+			if len(line) == 1 {
+				state = 2
+			}
+		default:
+			if state == 2 {
+				notes = append(notes, note)
+				note, state = nil, 0
+			}
+			if len(notes) == maxKept {
+				return notes
+			}
+			if empty && string(line) == origin+"\n" {
+				note, state = bytes.Clone(line), 1
+			}
+		}
+		empty = len(line) == 1
+	}
+	if state == 2 {
+		notes = append(notes, note)
+	}
+	return notes
 }
 
 // judgeWitness takes up what a witness has shown.
@@ -441,6 +504,12 @@ func (m *Monitor) judgeWitness(c *change, w Witness, note []byte, err error, ws 
 		return f, nil
 	}
 	ws.Size = checked.Size
+	return m.shown(c, w, checked, note)
+}
+
+// shown compares a checkpoint that the log signed, and that a witness shows, with the tree, or keeps it until that is as
+// large.
+func (m *Monitor) shown(c *change, w Witness, checked *checkpoint.Checked, note []byte) (*Finding, error) {
 	s := shown{w.Name, seenCheckpoint{Size: checked.Size, Root: checked.Root, Note: string(note), At: c.now.UTC()}}
 	if checked.Size <= m.st.Checkpoint.Size {
 		return m.compare(s)

@@ -314,18 +314,24 @@ func auditor(name string) {
 	}
 }
 
-// audit has a monitor verify the whole log again, once, and then follow it. It
-// returns the monitor that follows.
-func audit(log *server, witnesses []*server) *server {
-	chapter("10. Nobody has to trust the log, either: a monitor verifies every entry again")
-	args := []string{"affidavit-monitor", "--log", log.url, "--log-policy", "log.policy", "--root", "demo-root.pem", "--dir", "monitor",
-		"--appraisal-policy", "appraisal.yaml"}
+// once is the command by which a monitor audits the log and compares what
+// witnesses have seen, once.
+func once(log *server, witnesses []*server, dir string) []string {
+	args := []string{"affidavit-monitor", "--log", log.url, "--log-policy", "log.policy", "--root", "demo-root.pem", "--dir", dir}
 	for i, w := range witnesses[:3] {
 		args = append(args, "--witness", fmt.Sprintf("w%d=%s", i+1, w.url))
 	}
-	sh.run(0, append(args, "--once")...)
+	return append(args, "--once")
+}
+
+// audit has a monitor verify the whole log again, once, and another one follow it,
+// which it returns.
+func audit(log *server, witnesses []*server) *server {
+	chapter("10. Nobody has to trust the log, either: a monitor verifies every entry again")
+	sh.run(0, once(log, witnesses, "audit-1")...)
 	say("From here on it follows the log, answers questions, and keeps a copy that other monitors can audit.")
-	monitor := sh.start(append(args, "--interval", "1s", "--mirror", "mirror", "--listen", "127.0.0.1:0")...)
+	monitor := sh.start("affidavit-monitor", "--log", log.url, "--log-policy", "log.policy", "--root", "demo-root.pem", "--dir", "monitor",
+		"--appraisal-policy", "appraisal.yaml", "--interval", "1s", "--mirror", "mirror", "--listen", "127.0.0.1:0")
 	sh.run(0, "affidavit", "search", "--monitor", monitor.url, "--vendor", vendorID)
 	return monitor
 }
@@ -401,6 +407,8 @@ func fork(log *server, witnesses []*server) {
 		}
 		fmt.Printf("  | %s", line)
 	}
+	say("A monitor that asks the witnesses finds it there.")
+	sh.run(4, once(log, witnesses, "audit-2")...)
 }
 
 // advisory is what the made-up Intel finds out after the session.
