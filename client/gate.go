@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/affidavit-log/affidavit/client/bundle"
+	"github.com/affidavit-log/affidavit/internal/printable"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
@@ -297,7 +298,7 @@ func (g *Gate) Handler(target *url.URL) (http.Handler, error) {
 			return stay(resp, target)
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			http.Error(w, "affidavit gate: "+printable(err.Error()), http.StatusBadGateway)
+			http.Error(w, "affidavit gate: "+printable.Excerpt(err.Error(), maxQuoted), http.StatusBadGateway)
 		},
 		// Errors in the middle of an answer end the connection, which is all that can be done then.
 		ErrorLog: log.New(io.Discard, "", 0),

@@ -18,7 +18,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
+
+	"github.com/affidavit-log/affidavit/internal/printable"
 )
 
 const (
@@ -68,13 +69,13 @@ func (p *Problem) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "log answered %d", p.Status)
 	if name := p.Name(); name != "" {
-		fmt.Fprintf(&b, " (%s)", printable(name))
+		fmt.Fprintf(&b, " (%s)", printable.Excerpt(name, maxQuoted))
 	}
 	if text := cmp.Or(p.Detail, p.Title); text != "" {
-		fmt.Fprintf(&b, ": %s", printable(text))
+		fmt.Fprintf(&b, ": %s", printable.Excerpt(text, maxQuoted))
 	}
 	if p.Reason != "" {
-		fmt.Fprintf(&b, " [%s]", printable(p.Reason))
+		fmt.Fprintf(&b, " [%s]", printable.Excerpt(p.Reason, maxQuoted))
 	}
 	if p.Index != nil {
 		fmt.Fprintf(&b, " (index %d)", *p.Index)
@@ -82,19 +83,8 @@ func (p *Problem) Error() string {
 	return b.String()
 }
 
-// printable keeps what a server says from steering the terminal that it is printed on.
-func printable(s string) string {
-	s = strings.ToValidUTF8(s, "?")
-	if len(s) > 500 {
-		s = strings.ToValidUTF8(s[:500], "") + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, s)
-}
+// maxQuoted is the length in bytes of the longest text of a server in an error.
+const maxQuoted = 500
 
 // errTooLarge is wrapped by the error for a body beyond its limit, and errRedirect by that for a redirect that is not
 // followed: a repetition would end the same.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/affidavit-log/affidavit/client/monitor"
 	"github.com/affidavit-log/affidavit/client/monitor/deliver"
+	"github.com/affidavit-log/affidavit/internal/printable"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
@@ -238,7 +239,7 @@ func TestProgressLine(t *testing.T) {
 			t.Errorf("%q, want %q", got, tt.want)
 		}
 	}
-	if got := printable("a\x1b[2J\u202eb\nc"); strings.ContainsAny(got, "\x1b\u202e\n") {
+	if got := printable.Line("a\x1b[2J\u202eb\nc"); strings.ContainsAny(got, "\x1b\u202e\n") {
 		t.Errorf("%q", got)
 	}
 }

@@ -4,13 +4,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
-	"unicode"
 
 	"golang.org/x/term"
 
 	"github.com/affidavit-log/affidavit/client/monitor"
+	"github.com/affidavit-log/affidavit/internal/printable"
 )
 
 // A summary says how many findings there are, by what they mean for the exit status.
@@ -70,7 +69,7 @@ func (d *daemon) print(w io.Writer, after uint64, s summary) error {
 		if f.Index != nil {
 			where = fmt.Sprintf(" at index %d", *f.Index)
 		}
-		_, err := fmt.Fprintf(w, "%s %s %s%s: %s\n", f.Severity, f.Class, f.Kind, where, printable(f.Message))
+		_, err := fmt.Fprintf(w, "%s %s %s%s: %s\n", f.Severity, f.Class, f.Kind, where, printable.Line(f.Message))
 		return err
 	})
 	if err != nil {
@@ -81,7 +80,7 @@ func (d *daemon) print(w io.Writer, after uint64, s summary) error {
 	if n := s.grave + s.other + s.info; n > 0 {
 		verdict = fmt.Sprintf("%d findings: %d of class tamper or invalid, %d others, %d of severity info", n, s.grave, s.other, s.info)
 	}
-	_, err = fmt.Fprintf(w, "%s: audited %d of %d leaves; %s\n", printable(st.Log), st.Verified, st.Published, verdict)
+	_, err = fmt.Fprintf(w, "%s: audited %d of %d leaves; %s\n", printable.Line(st.Log), st.Verified, st.Published, verdict)
 	return err
 }
 
@@ -122,14 +121,4 @@ func progressLine(st monitor.Status) string {
 		line += fmt.Sprintf(", %d findings", st.Findings)
 	}
 	return line
-}
-
-// printable keeps text of others from steering a terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, strings.ToValidUTF8(s, "?"))
 }

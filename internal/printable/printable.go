@@ -17,3 +17,18 @@ func Line(s string) string {
 		return r
 	}, strings.ToValidUTF8(s, "?"))
 }
+
+// Excerpt returns s as a part of a sentence: what doesn't print is a space, and after about most bytes there is an ellipsis,
+// since what has no end hides what comes after.
+func Excerpt(s string, most int) string {
+	s = strings.ToValidUTF8(s, "?")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s)
+}

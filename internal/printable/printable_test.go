@@ -37,3 +37,17 @@ func FuzzLine(f *testing.F) {
 		}
 	})
 }
+
+func TestExcerpt(t *testing.T) {
+	for _, tt := range []struct{ in, want string }{
+		{"not\x1b[2J\nb", "not [2J b"},
+		{"a\u202eb\xff", "a b?"},
+		{"0123456789", "0123456789"},
+		{"0123456789a", "0123456789…"},
+		{"012345678é", "012345678…"}, // no half characters
+	} {
+		if got := Excerpt(tt.in, 10); got != tt.want {
+			t.Errorf("%q: %q, want %q", tt.in, got, tt.want)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/affidavit-log/affidavit/client/monitor"
+	"github.com/affidavit-log/affidavit/internal/printable"
 )
 
 // commandTimeout is how long a command may take if nothing else is said.
@@ -74,7 +75,7 @@ func (c *Command) Send(ctx context.Context, f *monitor.Finding) error {
 		err = fmt.Errorf("killed after %v", timeout)
 	}
 	if text := strings.TrimSpace(out.String()); text != "" {
-		return fmt.Errorf("%s: %w: %s", c.Path, err, printable(text))
+		return fmt.Errorf("%s: %w: %s", c.Path, err, printable.Excerpt(text, maxQuoted))
 	}
 	return fmt.Errorf("%s: %w", c.Path, err)
 }

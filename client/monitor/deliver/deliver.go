@@ -18,9 +18,9 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"github.com/affidavit-log/affidavit/client/monitor"
+	"github.com/affidavit-log/affidavit/internal/printable"
 )
 
 const (
@@ -288,14 +288,14 @@ func (s *Set) send(ctx context.Context, r *route, f *monitor.Finding) bool {
 			pause = max(pause, min(retry.After, maxRetryAfter))
 		}
 		r.status.Failed++
-		r.status.LastError = printable(err.Error())
+		r.status.LastError = printable.Excerpt(err.Error(), maxQuoted)
 		r.status.NextAttempt = now.Add(pause)
 		r.mu.Unlock()
 		s.note(r) // what was delivered before: this can take long
 		if ctx.Err() != nil {
 			return false
 		}
-		s.logger.Warn("a finding isn't delivered yet", "receiver", r.Name, "seq", f.Seq, "id", f.ID, "again in", pause.Round(time.Second), "err", printable(err.Error()))
+		s.logger.Warn("a finding isn't delivered yet", "receiver", r.Name, "seq", f.Seq, "id", f.ID, "again in", pause.Round(time.Second), "err", printable.Excerpt(err.Error(), maxQuoted))
 		if !sleep(ctx, pause) {
 			return false
 		}
@@ -330,16 +330,5 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// printable bounds what a receiver says, and keeps it from steering a terminal.
-func printable(s string) string {
-	s = strings.ToValidUTF8(s, "?")
-	if len(s) > 500 {
-		s = strings.ToValidUTF8(s[:500], "") + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, s)
-}
+// maxQuoted is the length in bytes of the longest text of a receiver in an error.
+const maxQuoted = 500

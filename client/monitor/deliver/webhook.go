@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/affidavit-log/affidavit/client/monitor"
+	"github.com/affidavit-log/affidavit/internal/printable"
 )
 
 const (
@@ -250,7 +251,7 @@ func (w *Webhook) post(ctx context.Context, id string, p Payload) (int, error) {
 	}
 	err = fmt.Errorf("webhook at %s answered %d %s", w.host, resp.StatusCode, http.StatusText(resp.StatusCode))
 	if text != "" {
-		err = fmt.Errorf("%w: %s", err, printable(text))
+		err = fmt.Errorf("%w: %s", err, printable.Excerpt(text, maxQuoted))
 	}
 	if after := retryAfter(resp.Header, now); after > 0 {
 		err = &RetryError{After: after, Err: err}
