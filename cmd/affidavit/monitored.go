@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -167,6 +168,17 @@ func (t *table) row(cells ...any) {
 }
 
 func (t *table) end() error { return t.w.Flush() }
+
+// endTable ends a table of what a monitor sent, which is nil if nothing came, and returns what went wrong first: printing a
+// line, asking the monitor, or printing the table.
+func (c *console) endTable(t *table, printing, asking error) error {
+	var ending error
+	if t != nil {
+		ending = t.end()
+		fmt.Fprintln(c.stdout)
+	}
+	return cmp.Or(printing, asking, ending)
+}
 
 // brief is as much of a hash as people compare, and as --json has in full.
 func brief(h monitorapi.Hash) string {

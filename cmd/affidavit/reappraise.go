@@ -84,16 +84,7 @@ func reappraise(c *console, m *monitorapi.Client, q monitorapi.ReappraiseQuery, 
 		tab.row(r.Index, made(r), r.Role, brief(r.Session), r.Vendor, judgedThen(r), now, re.Change.Meaning())
 		return true
 	})
-	if tab != nil {
-		if terr := tab.end(); err == nil {
-			err = terr
-		}
-		fmt.Fprintln(c.stdout)
-	}
-	if bad != nil {
-		err = bad
-	}
-	if err != nil {
+	if err := c.endTable(tab, bad, err); err != nil {
 		return 0, err
 	}
 	status, worseRecords, worseSessions := exitGood, uint64(0), uint64(0)

@@ -104,16 +104,7 @@ func recall(c *console, m *monitorapi.Client, q monitorapi.RecallQuery, t today,
 		tab.row(row...)
 		return true
 	})
-	if tab != nil {
-		if terr := tab.end(); err == nil {
-			err = terr
-		}
-		fmt.Fprintln(c.stdout)
-	}
-	if bad != nil {
-		err = bad
-	}
-	if err != nil {
+	if err := c.endTable(tab, bad, err); err != nil {
 		return 0, err
 	}
 	if s.Records > 0 {

@@ -138,16 +138,7 @@ func reconcile(c *console, m *monitorapi.Client, r *monitorapi.ReconcileRequest,
 		tab.row(line, brief(re.Session), re.State, index, strings.Join(re.Problems, "; "))
 		return true
 	})
-	if tab != nil {
-		if terr := tab.end(); err == nil {
-			err = terr
-		}
-		fmt.Fprintln(c.stdout)
-	}
-	if bad != nil {
-		err = bad
-	}
-	if err != nil {
+	if err := c.endTable(tab, bad, err); err != nil {
 		return 0, err
 	}
 	status := exitGood
