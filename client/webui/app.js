@@ -7,7 +7,7 @@
 
   function text() {
     const h = document.querySelector("h1.verdict .word");
-    return h ? h.textContent : "";
+    return h ? h.textContent.replace(/:$/, "") : "";
   }
 
   async function refresh() {

@@ -13,7 +13,7 @@ const (
 	maxJobs    = 64               // results that are kept
 	jobTimeout = 60 * time.Second // of one
 	jobFresh   = 10 * time.Second // how long a result is good although the log has grown
-	jobWait    = 35 * time.Millisecond
+	jobWait    = 20 * time.Millisecond
 )
 
 // jobs computes answers in the background, and keeps them: a page never waits long, and however many readers ask for the

@@ -17,14 +17,17 @@ const (
 	maxNames      = 1_000
 	maxReferences = 200_000 // of findings, 64 bytes each; the oldest are forgotten
 
-	// tallyRequest is how many records a request counts, about 5 ms; tallyRun is how many Run does before others get in.
-	tallyRequest = 256
+	// tallyRequest is how many records a request counts, in a few milliseconds; tallyRun is how many Run does at once.
+	tallyRequest = 64
 	tallyRun     = 2_000
 )
 
 // A tally counts what the index has, in passes that go on where the last one ended, since nothing in a log changes.
 type tally struct {
-	mu sync.Mutex // guards all of it, and is held while some records are read
+	// advancing is held while records are read, which takes a while, and mu, which guards all that follows, while they are
+	// counted, so that pages don't wait for reading. Whoever holds both took advancing first.
+	advancing sync.Mutex
+	mu        sync.Mutex
 
 	next       uint64 // leaves below are counted
 	records    uint64
@@ -59,15 +62,30 @@ func (t *tally) counted() uint64 {
 	return t.next
 }
 
-// advance counts up to limit more records and findings, and reports whether there may be more.
+// advance counts up to limit more records and findings, and reports whether there may be more. If somebody else is at it,
+// it does nothing.
 func (u *UI) advance(ctx context.Context, limit int) (bool, error) {
 	t := &u.tally
+	if !t.advancing.TryLock() {
+		return true, nil
+	}
+	defer t.advancing.Unlock()
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	found, err := u.cfg.Monitor.Findings(t.seq, limit)
+	seq, next := t.seq, t.next
+	t.mu.Unlock()
+	found, err := u.cfg.Monitor.Findings(seq, limit)
 	if err != nil {
 		return false, err
 	}
+	var records []*monitor.Record
+	for r, err := range u.cfg.Monitor.Search(ctx, monitor.Query{After: next, Limit: limit}) {
+		if err != nil {
+			return false, err
+		}
+		records = append(records, r)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, f := range found {
 		t.references = append(t.references, reference{f.Seq, f.Class, f.Severity, f.Kind})
 		t.seq = f.Seq
@@ -75,16 +93,11 @@ func (u *UI) advance(ctx context.Context, limit int) (bool, error) {
 	if n := len(t.references) - maxReferences; n > 0 {
 		t.references = slices.Delete(t.references, 0, n)
 	}
-	n := 0
-	for r, err := range u.cfg.Monitor.Search(ctx, monitor.Query{After: t.next, Limit: limit}) {
-		if err != nil {
-			return false, err
-		}
-		n++
+	for _, r := range records {
 		t.next = r.Index + 1
 		t.count(r)
 	}
-	return n == limit || len(found) == limit, nil
+	return len(records) == limit || len(found) == limit, nil
 }
 
 func (t *tally) count(r *monitor.Record) {
