@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/affidavit-log/affidavit/client/bundle"
-	"github.com/affidavit-log/affidavit/internal/printable"
+	"github.com/affidavit-log/affidavit/client/printable"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 

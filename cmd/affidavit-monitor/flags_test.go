@@ -12,7 +12,7 @@ import (
 
 	"github.com/affidavit-log/affidavit/client/monitor"
 	"github.com/affidavit-log/affidavit/client/monitor/deliver"
-	"github.com/affidavit-log/affidavit/internal/printable"
+	"github.com/affidavit-log/affidavit/client/printable"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 

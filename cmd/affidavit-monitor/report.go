@@ -9,7 +9,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/affidavit-log/affidavit/client/monitor"
-	"github.com/affidavit-log/affidavit/internal/printable"
+	"github.com/affidavit-log/affidavit/client/printable"
 )
 
 // A summary says how many findings there are, by what they mean for the exit status.
@@ -77,8 +77,8 @@ func (d *daemon) print(w io.Writer, after uint64, s summary) error {
 	}
 	st := d.monitor.Status()
 	verdict := "no findings"
-	if n := s.grave + s.other + s.info; n > 0 {
-		verdict = fmt.Sprintf("%d findings: %d of class tamper or invalid, %d others, %d of severity info", n, s.grave, s.other, s.info)
+	if s.grave+s.other+s.info > 0 {
+		verdict = fmt.Sprintf("findings: %d of class tamper or invalid, %d others, %d of severity info", s.grave, s.other, s.info)
 	}
 	_, err = fmt.Fprintf(w, "%s: audited %d of %d leaves; %s\n", printable.Line(st.Log), st.Verified, st.Published, verdict)
 	return err

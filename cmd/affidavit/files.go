@@ -20,7 +20,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/affidavit-log/affidavit/client/bundle"
-	"github.com/affidavit-log/affidavit/internal/printable"
+	"github.com/affidavit-log/affidavit/client/printable"
 )
 
 // maxInput is the size in bytes of the largest file that any command reads. The

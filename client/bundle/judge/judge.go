@@ -14,7 +14,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/affidavit-log/affidavit/client/bundle"
-	"github.com/affidavit-log/affidavit/internal/printable"
+	"github.com/affidavit-log/affidavit/client/printable"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/verifier"

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/affidavit-log/affidavit/client/monitor"
-	"github.com/affidavit-log/affidavit/internal/printable"
+	"github.com/affidavit-log/affidavit/client/printable"
 )
 
 // commandTimeout is how long a command may take if nothing else is said.

@@ -20,7 +20,7 @@ import (
 	"time"
 
 	"github.com/affidavit-log/affidavit/client/monitor"
-	"github.com/affidavit-log/affidavit/internal/printable"
+	"github.com/affidavit-log/affidavit/client/printable"
 )
 
 const (
