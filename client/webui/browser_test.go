@@ -45,13 +45,20 @@ func TestBrowser(t *testing.T) {
 		}
 		p.Clean(l.url, "data:")
 	}
+	// One tab goes to all pages: what takes long is to open one.
+	p := b.Open(t, l.url+"/search", webuitest.View{})
+	visit := func(path string) {
+		t.Helper()
+		p.Call("Page.navigate", map[string]any{"url": l.url + path}, nil)
+		p.Wait(fmt.Sprintf("location.href === %q && document.readyState === 'complete'", l.url+path))
+	}
 	l.get("/vendors?id=" + l.Vendor.ID) // computed before it is looked at
 	l.get("/recall?fmspc=90c06f000000")
 	l.get("/search?role=final")
 	for name, path := range map[string]string{
 		"record": "/records/" + l.final(), "search": "/search?role=final", "vendor": "/vendors?id=" + l.Vendor.ID, "recall": "/recall?fmspc=90c06f000000",
 	} {
-		p := b.Open(t, l.url+path, webuitest.View{})
+		visit(path)
 		if name == "record" {
 			p.Eval(`document.querySelectorAll("details").forEach((d) => d.open = true), 0`, nil)
 		}
@@ -59,7 +66,7 @@ func TestBrowser(t *testing.T) {
 	}
 
 	// An auditor's way: from the log page by search to a record and its report. Meanwhile the log grows.
-	p := b.Open(t, l.url+"/", webuitest.View{})
+	visit("/")
 	look("log", p)
 	before := p.Text(".tiles li")
 	l.session()
@@ -77,7 +84,7 @@ func TestBrowser(t *testing.T) {
 	p.Clean(l.url, "data:")
 
 	// The first key is to skip what is the same on all pages, and focus can be seen.
-	p = b.Open(t, l.url+"/findings", webuitest.View{})
+	visit("/findings")
 	p.Key("Tab", 9)
 	var focus string
 	p.Eval(`document.activeElement.textContent + " " + getComputedStyle(document.activeElement).outlineStyle`, &focus)
@@ -86,7 +93,8 @@ func TestBrowser(t *testing.T) {
 	}
 
 	// A log that begins to lie is shown so on a page that is open, in what is seen without scrolling.
-	p = b.Open(t, l.url+"/", views[0])
+	p.Look(views[0])
+	visit("/")
 	other := bundletest.NewWorld(t, bundletest.LogOptions{Witnesses: 2})
 	other.Filler(int(l.Size()) + 5)
 	other.Publish(l.Now)
@@ -97,6 +105,6 @@ func TestBrowser(t *testing.T) {
 	}
 	p.Wait(`document.querySelector("h1.verdict.bad") && document.querySelector("h1.verdict").getBoundingClientRect().bottom < innerHeight && document.querySelector("#live").innerText.includes("contradicts itself")`)
 	look("lying", p)
-	p = b.Open(t, l.url+"/findings/"+l.m.Status().Halted, webuitest.View{})
+	visit("/findings/" + l.m.Status().Halted)
 	look("finding", p)
 }
