@@ -234,6 +234,9 @@ func (p *pageCases) wasm() [][]byte {
 
 // The page's verdicts are the command's, on everything that the command's own tests have.
 func TestVerifyPageVerdicts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("everything here happens one after the other, which the race detector has nothing to say about")
+	}
 	p := &pageCases{t: t, dir: t.TempDir()}
 	f := newFixtures(t)
 	for name, b := range f.all {
@@ -298,6 +301,9 @@ func TestVerifyPageVerdicts(t *testing.T) {
 
 // So are those on every quote of the shared vectors, in records of their own.
 func TestSharedVerifyPage(t *testing.T) {
+	if testing.Short() {
+		t.Skip("everything here happens one after the other, which the race detector has nothing to say about")
+	}
 	shared := os.Getenv("AFFIDAVIT_SHARED")
 	if shared == "" {
 		shared = "../../../shared"

@@ -38,6 +38,9 @@ func (r *reader) rule(id, name string) {
 // TestBrowser is an auditor's way through the page, in Chromium, from a file, without a network. With
 // AFFIDAVIT_SCREENSHOTS it leaves pictures in that directory.
 func TestBrowser(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the module is compiled without the race detector in any case")
+	}
 	b := webuitest.Start(t)
 	f := newFixtures(t)
 	write := func(name string, o verifypage.Options) string {

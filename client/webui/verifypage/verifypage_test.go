@@ -32,6 +32,9 @@ func newPage(t *testing.T, o verifypage.Options) string {
 }
 
 func TestModule(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the module is compiled without the race detector in any case")
+	}
 	m := newModule(t)
 	if len(m.WASM) > maxModule {
 		t.Errorf("the module has %d bytes compressed, more than %d", len(m.WASM), maxModule)
