@@ -26,6 +26,7 @@ func fields(leaf []byte) []field {
 	w := &walker{all: leaf}
 	w.leaf()
 	if w.at < len(w.all) {
+		w.broken, w.end = false, 0
 		w.take(len(w.all)-w.at, "rest", "bytes that no field accounts for", nil)
 	}
 	return w.fields

@@ -667,6 +667,7 @@ func FuzzFields(f *testing.F) {
 		f.Add(l.Leaf(i))
 	}
 	f.Add([]byte{})
+	f.Add([]byte("0\x040")) // ends within a field
 	f.Fuzz(func(t *testing.T, leaf []byte) { checkFields(t, leaf) })
 }
 
@@ -689,5 +690,25 @@ func TestShow(t *testing.T) {
 	}
 	if !bytes.Equal([]byte(grouped(1234567)), []byte("1\u202f234\u202f567")) || grouped(12) != "12" {
 		t.Error(grouped(1234567))
+	}
+}
+
+// BenchmarkRecordPage has what the page of a record costs, its check included, beside a handler that does nothing.
+func BenchmarkRecordPage(b *testing.B) {
+	l := newLab(b, 2)
+	trivial := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte("ok")) })
+	for _, tt := range []struct {
+		name, path string
+		h          http.Handler
+	}{{"trivial", "/", trivial}, {"record", "/records/" + l.final(), l.ui}, {"report", "/records/" + l.final() + "/report", l.ui}} {
+		b.Run(tt.name, func(b *testing.B) {
+			for b.Loop() {
+				rec := httptest.NewRecorder()
+				tt.h.ServeHTTP(rec, httptest.NewRequest("GET", tt.path, nil))
+				if rec.Code != 200 {
+					b.Fatal(rec.Code)
+				}
+			}
+		})
 	}
 }
