@@ -447,6 +447,7 @@ func evidence(name string, monitor *server) {
 	sh.run(0, append(append([]string{"affidavit", "verify-page"}, verify...), "--out", "verify.html")...)
 	sh.run(0, "affidavit", "vendor-check", "--monitor", monitor.url, "--vendor", vendorID)
 	fmt.Printf("\n  To look at, in %s: report.html, report.pdf, verify.html.\n", sh.dir)
+	fmt.Printf("  The monitor's pages are at %s/ while it runs: make demo DEMOFLAGS=--stay\n", monitor.url)
 }
 
 func post(url string, body []byte) (status int, answer string) {
