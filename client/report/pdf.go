@@ -41,7 +41,8 @@ func (r *Report) PDF(w io.Writer, attach ...File) error {
 	f.SetAutoPageBreak(false, 0)
 	f.SetCellMargin(0)
 	for _, face := range []*face{regular, bold, mono} {
-		f.AddUTF8FontFromBytes(face.name, face.style, face.ttf)
+		// A copy, since the library writes into it, and reports may be made at the same time.
+		f.AddUTF8FontFromBytes(face.name, face.style, bytes.Clone(face.ttf))
 	}
 	var files []fpdf.Attachment
 	for _, a := range attach {
