@@ -108,7 +108,7 @@ func (a *api) handle(room chan struct{}, f handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Content-Security-Policy", "default-src 'none'")
-		if !hostAllowed(r) {
+		if !HostAllowed(r) {
 			problem(w, http.StatusForbidden, "forbidden", fmt.Sprintf("%.80q is not a name of this machine's own: a web page could have had a browser ask", r.Host))
 			return
 		}
@@ -141,10 +141,10 @@ func (a *api) handle(room chan struct{}, f handler) http.Handler {
 	})
 }
 
-// hostAllowed reports whether a request that came in over the loopback interface is for it. A web page that has its own
+// HostAllowed reports whether a request that came in over the loopback interface is for it. A web page that has its own
 // name resolve to this machine (DNS rebinding) would otherwise read what only this machine's users should, such as who is
 // on the watch list. A proxy in front has to name the address that it asks.
-func hostAllowed(r *http.Request) bool {
+func HostAllowed(r *http.Request) bool {
 	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	if !ok || !local.IP.IsLoopback() {
 		return true

@@ -7,10 +7,9 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"time"
-	"unicode"
 
+	"github.com/affidavit-log/affidavit/client/printable"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/verifier"
@@ -103,18 +102,7 @@ func sessionInfo(st *record.Statement) *record.SessionInfo {
 }
 
 // clean makes text of others fit for a line.
-func clean(s string) string {
-	s = strings.ToValidUTF8(s, "?")
-	if len(s) > 300 {
-		s = strings.ToValidUTF8(s[:300], "") + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, s)
-}
+func clean(s string) string { return printable.Excerpt(s, 300) }
 
 // parse parses the leaf, and verifies the note in a time leaf.
 func (m *Monitor) parse(it *item) {

@@ -14,7 +14,6 @@ import (
 	"io"
 	"iter"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -211,7 +210,7 @@ func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (u *UI) Protect(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
-		case !hostAllowed(r):
+		case !monitor.HostAllowed(r):
 			u.fail(w, r, http.StatusForbidden, fmt.Sprintf("%s is not a name of this machine’s own: a web page could have had a browser ask.", show(r.Host)))
 		case u.cfg.Token != "" && !u.knows(r):
 			w.Header().Set("WWW-Authenticate", `Basic realm="Affidavit monitor", charset="UTF-8"`)
@@ -230,20 +229,6 @@ func (u *UI) knows(r *http.Request) bool {
 	}
 	sum := sha256.Sum256([]byte(guess))
 	return subtle.ConstantTimeCompare(sum[:], u.token[:]) == 1 && ok
-}
-
-// hostAllowed is the same rule as that of the monitor's API.
-func hostAllowed(r *http.Request) bool {
-	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
-	if !ok || !local.IP.IsLoopback() {
-		return true
-	}
-	host := r.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	ip := net.ParseIP(strings.Trim(host, "[]"))
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // An answer is what a request gets: a page, a file, or where to go.
