@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	"github.com/affidavit-log/affidavit/cmd/internal/flags"
 	"github.com/affidavit-log/affidavit/cmd/internal/version"
 	sessionlog "github.com/affidavit-log/affidavit/log"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
@@ -282,38 +283,26 @@ The exit status is 64 for wrong usage, 1 if the log couldn't start or had to sto
 
 func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	o := &options{}
-	f := pflag.NewFlagSet("affidavit-log", pflag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	type group struct {
-		title string
-		set   *pflag.FlagSet
-	}
-	var groups []group
-	in := func(title string) *pflag.FlagSet {
-		s := pflag.NewFlagSet(title, pflag.ContinueOnError)
-		s.SortFlags = false
-		groups = append(groups, group{title, s})
-		return s
-	}
-	s := in("Identity and storage")
+	f := flags.New("affidavit-log")
+	s := f.In("Identity and storage")
 	s.StringVar(&o.origin, "origin", "", "`NAME` of the log, the first line of its checkpoints; a URL without scheme")
 	s.StringArrayVar(&o.keys, "key", nil, "`FILE` (mode 0600) with a signing key named like the log: one Ed25519, better with an ML-DSA-44 one beside it; repeatable, also for the old and the new key while keys are rotated")
 	s.StringVar(&o.storage, "storage", "", "`posix:DIR`, a directory on a local disk that is this log's alone")
 	s.BoolVar(&o.init, "init", false, "make a new log; refused if there is one")
 	s.StringVar(&o.listen, "listen", "", "public `ADDR`, such as 127.0.0.1:8080; put TLS in front of it")
 	s.StringVar(&o.metricsListen, "metrics-listen", "", "private `ADDR` for metrics, health, readiness and profiling")
-	s = in("Witnesses")
+	s = f.In("Witnesses")
 	s.StringVar(&o.logPolicy, "log-policy", "", "`FILE` that says whose cosignatures a checkpoint needs (c2sp.org/tlog-policy)")
 	s.StringArrayVar(&o.appraisers, "appraiser", nil, "`NAME` of a witness line of the log policy, outside of the quorum, that cosigns only what is published, such as a monitor's; asked after publication, and waited for by nobody; repeatable")
 	s.BoolVar(&o.allowQuorumNone, "allow-quorum-none", false, "accept a log policy that needs no cosignatures: no time is then proven, and nothing keeps the log from showing two histories")
 	s.IntVar(&o.witnessBudget, "witness-budget", 0, "`REQUESTS` to each witness per day at most, what witnesses call qpd; 0 is one for each checkpoint")
-	s = in("Submissions")
+	s = f.In("Submissions")
 	s.StringVar(&o.vendors, "vendors", "", "`FILE` that lists who may submit (YAML, see above); read again when it changes")
 	s.StringVar(&o.root, "root", "", "`FILE` (PEM or DER) with the root that quotes are verified under, instead of Intel's; for tests and demonstrations")
 	s.StringVar(&o.pcsURL, "pcs-url", "", "`URL` of Intel's PCS or of a PCCS; Intel's is the default unless --collateral-dir is given")
 	s.StringVar(&o.collateralDir, "collateral-dir", "", "`DIR` with collateral as JSON files: all there is, or with --pcs-url the archive for imports")
 	s.BoolVar(&o.allowImports, "allow-imports", false, "admit evidence that isn't bound to a statement (evidence/v1), judged at the time it was collected")
-	s = in("Times and limits")
+	s = f.In("Times and limits")
 	s.DurationVar(&o.checkpointInterval, "checkpoint-interval", time.Second, "least time between checkpoints; not less than the witnesses allow")
 	s.DurationVar(&o.timeInterval, "time-interval", time.Minute, "time between time leaves while there is traffic")
 	s.DurationVar(&o.maxFreshnessAge, "max-freshness-age", 10*time.Minute, "how old the checkpoint may be that a statement was made after")
@@ -322,21 +311,12 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.DurationVar(&o.maxWait, "max-wait", 10*time.Second, "how long a submission waits for a proof before it is answered 202")
 	debug := s.Bool("debug", false, "log more")
 	showVersion := s.Bool("version", false, "print what this command was built from, and end")
-	help := func() {
-		fmt.Fprint(stdout, usage)
-		for _, g := range groups {
-			fmt.Fprintf(stdout, "\n%s:\n%s", g.title, g.set.FlagUsagesWrapped(100))
-		}
-	}
-	for _, g := range groups {
-		f.AddFlagSet(g.set)
-	}
 	wrong := func(err error) (*options, int, bool) {
 		fmt.Fprintf(stderr, "affidavit-log: %v\nTry --help.\n", err)
 		return nil, exitUsage, false
 	}
 	if err := f.Parse(args); errors.Is(err, pflag.ErrHelp) {
-		help()
+		f.Help(stdout, usage)
 		return nil, 0, false
 	} else if err != nil {
 		return wrong(err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/affidavit-log/affidavit/client/monitor"
 	"github.com/affidavit-log/affidavit/client/monitor/deliver"
+	"github.com/affidavit-log/affidavit/cmd/internal/flags"
 	"github.com/affidavit-log/affidavit/cmd/internal/version"
 )
 
@@ -92,37 +93,25 @@ func (o *options) quiet() bool {
 // parseFlags returns what args say, or, if there is nothing to run, the exit status.
 func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	o := &options{}
-	f := pflag.NewFlagSet("affidavit-monitor", pflag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	type group struct {
-		title string
-		set   *pflag.FlagSet
-	}
-	var groups []group
-	in := func(title string) *pflag.FlagSet {
-		s := pflag.NewFlagSet(title, pflag.ContinueOnError)
-		s.SortFlags = false
-		groups = append(groups, group{title, s})
-		return s
-	}
-	s := in("The log")
+	f := flags.New("affidavit-monitor")
+	s := f.In("The log")
 	s.StringVar(&o.log, "log", "", "`URL` of the log, or of a mirror of it")
 	s.StringVar(&o.logPolicy, "log-policy", "", "`FILE` that says whose checkpoints to accept (c2sp.org/tlog-policy)")
 	s.StringVar(&o.origin, "origin", "", "`NAME` of the log, if the log policy has several")
 	s.BoolVar(&o.allowQuorumNone, "allow-quorum-none", false, "accept a log policy that needs no cosignatures: the log can then show this monitor a history of its own")
 	witnesses := s.StringArray("witness", nil, "`NAME=URL` of a witness's monitoring interface, to compare what it has seen; repeatable, and any witness will do")
 	s.StringVar(&o.dir, "dir", "", "`DIR` for what the monitor knows: the index, findings, how far it is; made if there is none")
-	s = in("What to check")
+	s = f.In("What to check")
 	s.StringVar(&o.root, "root", "", "`FILE` (PEM or DER) with the root that quotes are verified under, instead of Intel's; for tests and demonstrations")
 	s.StringVar(&o.pcsURL, "pcs-url", "", "`URL` of Intel's PCS or of a PCCS: is the log's collateral the newest?")
 	s.StringVar(&o.watch, "watch", "", "`FILE` with names to raise findings for, see above")
 	s.StringVar(&o.appraisalPolicy, "appraisal-policy", "", "`FILE` that says which records are good enough for you (YAML); answers have its verdict, findings don't depend on it")
-	s = in("Where findings go; each repeatable, see above")
+	s = f.In("Where findings go; each repeatable, see above")
 	lines := s.StringArray("findings", nil, "`FILE` for JSON lines, - for standard output; or 'name=… file=… class=… severity=…'")
 	hooks := s.StringArray("webhook", nil, "`URL` to post to; or 'name=… url=… secret=FILE class=… severity=… plain-http=yes'")
 	secret := s.String("webhook-secret", "", "`FILE` (mode 0600) with the secret that signs for --webhook URL: whsec_ and base64, see client/monitor/deliver/README.md")
 	commands := s.StringArray("on-finding", nil, "`PROGRAM` to run, with the finding as JSON on its standard input; or 'name=… program=… class=… severity=… timeout=…'")
-	s = in("How")
+	s = f.In("How")
 	s.BoolVar(&o.once, "once", false, "audit up to the newest checkpoint, deliver, and end")
 	s.BoolVar(&o.onlyNew, "only-new", false, "with --once: let only findings of this run decide the exit status, not those from before; a log that still contradicts itself isn't good either way")
 	s.DurationVar(&o.interval, "interval", 10*time.Second, "time between two looks at the log")
@@ -130,7 +119,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.IntVar(&o.reads, "reads", 0, "requests to the log at once; 0 is 8")
 	debug := s.Bool("debug", false, "log more")
 	showVersion := s.Bool("version", false, "print what this command was built from, and end")
-	s = in("What to serve")
+	s = f.In("What to serve")
 	s.StringVar(&o.listen, "listen", "", "`ADDR` of the pages for people (/) and the API (/api/), such as 127.0.0.1:8474; whoever reaches it sees all findings and what is watched. Without --public-listen, what is public is served there, too")
 	s.StringVar(&o.webToken, "web-token-file", "", "`FILE` (mode 0600) with a token that the pages and the API ask for: the password of basic authentication, with any user name, or a bearer token; put TLS in front of them")
 	s.StringVar(&o.publicListen, "public-listen", "", "`ADDR` of what is public, the mirror and the appraiser; put TLS in front of it")
@@ -141,18 +130,12 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.BoolVar(&o.appraiserRecover, "appraiser-recover", false, "what the appraiser remembers was restored from a backup: first advance to what the log's checkpoint shows that it has cosigned")
 	s.StringVar(&o.exceptions, "exceptions", "", "`FILE` with entries that the appraiser cosigns although they are disputed, see client/monitor/appraiser/README.md")
 
-	for _, g := range groups {
-		f.AddFlagSet(g.set)
-	}
 	wrong := func(err error) (*options, int, bool) {
 		fmt.Fprintf(stderr, "affidavit-monitor: %v\nTry --help.\n", err)
 		return nil, exitUsage, false
 	}
 	if err := f.Parse(args); errors.Is(err, pflag.ErrHelp) {
-		fmt.Fprint(stdout, usage)
-		for _, g := range groups {
-			fmt.Fprintf(stdout, "\n%s:\n%s", g.title, g.set.FlagUsagesWrapped(100))
-		}
+		f.Help(stdout, usage)
 		return nil, exitGood, false
 	} else if err != nil {
 		return wrong(err)
