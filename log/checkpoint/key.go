@@ -247,14 +247,30 @@ func (k *VerifierKey) VerifySubtree(origin string, start, end uint64, hash [32]b
 // shows the name and key ID only; see [SigningKey.PrivateText].
 type SigningKey struct {
 	vkey   *VerifierKey
-	seed   []byte // nil if the private key is elsewhere
 	signer crypto.Signer
+	ours   bool // the signer was made from a seed here
+}
+
+// seed returns a copy of the 32 bytes that k was made from, nil if the private
+// key is elsewhere. The only lasting copy is the signer's.
+func (k *SigningKey) seed() []byte {
+	if !k.ours {
+		return nil
+	}
+	switch p := k.signer.(type) {
+	case ed25519.PrivateKey:
+		return p.Seed()
+	case *mldsa.PrivateKey:
+		return p.Bytes()
+	}
+	return nil
 }
 
 // GenerateKey makes a key from 32 bytes read from rand, which should be
 // [crypto/rand.Reader]. ML-DSA-44 names have at most 255 bytes.
 func GenerateKey(kind Kind, name string, rand io.Reader) (*SigningKey, error) {
 	seed := make([]byte, 32)
+	defer clear(seed)
 	if _, err := io.ReadFull(rand, seed); err != nil {
 		return nil, fmt.Errorf("random seed: %v", err)
 	}
@@ -282,7 +298,7 @@ func newKeyFromSeed(kind Kind, name string, seed []byte) (*SigningKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.seed = bytes.Clone(seed)
+	k.ours = true
 	return k, nil
 }
 
@@ -319,24 +335,35 @@ const privatePrefix = "PRIVATE+KEY+"
 // its end: "PRIVATE+KEY+<name>+<key ID>+base64(type || 32-byte seed)". The
 // error wraps [ErrMalformed], and never holds the key.
 func ParseSigningKey(text string) (*SigningKey, error) {
-	rest, ok := strings.CutPrefix(strings.TrimSuffix(text, "\n"), privatePrefix)
+	return ParseSigningKeyBytes([]byte(text))
+}
+
+// ParseSigningKeyBytes is [ParseSigningKey] for callers that overwrite text
+// afterwards: no copy of it, nor of what it encodes, is left but the key's own.
+func ParseSigningKeyBytes(text []byte) (*SigningKey, error) {
+	rest, ok := bytes.CutPrefix(bytes.TrimSuffix(text, []byte("\n")), []byte(privatePrefix))
 	if !ok {
 		return nil, fmt.Errorf("%w signing key: doesn't begin with %s", ErrMalformed, privatePrefix)
 	}
-	name, rest, _ := strings.Cut(rest, "+")
-	id, b64, ok := strings.Cut(rest, "+")
+	n, rest, _ := bytes.Cut(rest, []byte("+"))
+	name := string(n)
+	id, b64, ok := bytes.Cut(rest, []byte("+"))
 	if !ok {
 		return nil, fmt.Errorf("%w signing key %.100q: want name, key ID and key, separated by plus signs", ErrMalformed, name)
 	}
-	key, err := decodeBase64(b64)
-	if err != nil || len(key) == 0 {
+	// What package base64 would say of what it can't decode is not for an error:
+	// it is about the key.
+	key := make([]byte, base64.StdEncoding.DecodedLen(len(b64)))
+	defer clear(key)
+	l, err := base64.StdEncoding.Strict().Decode(key, b64)
+	if err != nil || l == 0 || bytes.ContainsAny(b64, "\r\n") {
 		return nil, fmt.Errorf("%w signing key %.100q: the key isn't canonical base64", ErrMalformed, name)
 	}
-	k, err := newKeyFromSeed(Kind(key[0]), name, key[1:])
+	k, err := newKeyFromSeed(Kind(key[0]), name, key[1:l])
 	if err != nil {
 		return nil, err
 	}
-	if want := fmt.Sprintf("%08x", k.KeyID()); id != want {
+	if want := fmt.Sprintf("%08x", k.KeyID()); string(id) != want {
 		return nil, fmt.Errorf("%w signing key %.100q: key ID is %.20q, but the name and key have %q", ErrMalformed, name, id, want)
 	}
 	return k, nil
@@ -345,11 +372,13 @@ func ParseSigningKey(text string) (*SigningKey, error) {
 // PrivateText returns the secret text that [ParseSigningKey] parses, without a
 // newline. It is an error if the private key is elsewhere.
 func (k *SigningKey) PrivateText() (string, error) {
-	if k.seed == nil {
+	seed := k.seed()
+	if seed == nil {
 		return "", fmt.Errorf("the private key of %s+%08x isn't in this process", k.Name(), k.KeyID())
 	}
+	defer clear(seed)
 	return fmt.Sprintf("%s%s+%08x+%s", privatePrefix, k.Name(), k.KeyID(),
-		base64.StdEncoding.EncodeToString(append([]byte{byte(k.Kind())}, k.seed...))), nil
+		base64.StdEncoding.EncodeToString(append([]byte{byte(k.Kind())}, seed...))), nil
 }
 
 // Format implements [fmt.Formatter], so that no verb prints the private key.

@@ -307,13 +307,13 @@ func TestSigningKeys(t *testing.T) {
 		if got, _ := again.PrivateText(); got != text || again.VKey() != k.VKey() {
 			t.Errorf("%v: another key after parsing", kind)
 		}
-		secret := base64.StdEncoding.EncodeToString(append([]byte{byte(kind)}, k.seed...))[4:24]
+		secret := base64.StdEncoding.EncodeToString(append([]byte{byte(kind)}, k.seed()...))[4:24]
 		if !strings.Contains(text, secret) {
 			t.Fatal("the test doesn't know the secret") // else it passes for the wrong reason
 		}
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
 			out := fmt.Sprintf(verb, k)
-			if strings.Contains(out, secret) || strings.Contains(out, fmt.Sprintf("%x", k.seed[:4])) || !strings.Contains(out, "example.com/k+") {
+			if strings.Contains(out, secret) || strings.Contains(out, fmt.Sprintf("%x", k.seed()[:4])) || !strings.Contains(out, "example.com/k+") {
 				t.Errorf("%s prints %.200s", verb, out)
 			}
 		}
