@@ -181,7 +181,8 @@ func (m *measurements) match(b *tdx.TDBody) (differ []string) {
 // free returns the names of those fields that identify code and that m doesn't
 // constrain.
 func (m *measurements) free() (names []string) {
-	for _, f := range m.fields()[:identifying] {
+	fields := m.fields()
+	for _, f := range fields[:identifying] {
 		if f.want == nil {
 			names = append(names, f.name)
 		}
@@ -199,8 +200,8 @@ type measuredField struct {
 	of   func(*tdx.TDBody) []byte
 }
 
-func (m *measurements) fields() []measuredField {
-	return []measuredField{
+func (m *measurements) fields() [9]measuredField {
+	return [...]measuredField{
 		{"mrtd", m.mrtd, func(b *tdx.TDBody) []byte { return b.MRTD }},
 		{"rtmr0", m.rtmr[0], func(b *tdx.TDBody) []byte { return b.RTMR[0] }},
 		{"rtmr1", m.rtmr[1], func(b *tdx.TDBody) []byte { return b.RTMR[1] }},

@@ -85,7 +85,9 @@ func (v *Verifier) CheckRelease(a *Admitted, in Input) []Refusal {
 	}
 	in.Entry, in.Collateral, in.At = a.entry, a.set, a.judgedAt
 	s := &subject{report: &report{p: new(Policy)}, v: v, in: &in, st: a.entry.Statement(), quote: a.quote}
-	s.claimRelease(s.findReleases())
+	if found := s.findReleases(); found.refused() {
+		s.refuseRelease(found)
+	}
 	return s.refusals
 }
 
@@ -345,7 +347,7 @@ func (s *subject) identify() {
 	default:
 		s.claim(id, label, "unknown", SourceVerifier, StatusFailed, "All that the code says is the vendor's assertion.")
 		reasons := make([]string, 0, 2)
-		for _, r := range []string{why, found.why} {
+		for _, r := range []string{why, found.why()} {
 			if r != "" {
 				reasons = append(reasons, r)
 			}
@@ -389,8 +391,22 @@ type releasesFound struct {
 	consistent *releaseFound // good, under a logged key
 	bad        bool          // at least one says otherwise, or was withdrawn
 	withdrawn  string        // what is to be said of those that were withdrawn
-	why        string        // why none is trusted, empty if there is none at all
+
+	reasons []func() string // why none is trusted: in words only if somebody asks
 }
+
+// why says why none is trusted. It is empty if there is none at all.
+func (f *releasesFound) why() string {
+	words := make([]string, len(f.reasons))
+	for i, r := range f.reasons {
+		words[i] = r()
+	}
+	return strings.Join(words, "; ")
+}
+
+// refused reports whether all that was found says that it isn't the release that ran. Withdrawn or differing releases
+// beside a good one don't matter: vendors log an image again with corrected measurements.
+func (f *releasesFound) refused() bool { return f.trusted == nil && f.consistent == nil && f.bad }
 
 // findReleases looks through the given releases for the one that the
 // statement's environment names: of the same vendor, for the same image.
@@ -399,7 +415,6 @@ func (s *subject) findReleases() (found releasesFound) {
 	if env == nil {
 		return found
 	}
-	var why []string
 	for _, e := range s.in.Releases {
 		st := e.Statement()
 		if st == nil || st.Release == nil || st.Vendor != s.st.Vendor || st.Release.Image.SHA256 != env.Release.SHA256 {
@@ -409,7 +424,7 @@ func (s *subject) findReleases() (found releasesFound) {
 		name := clean(st.Release.Version)
 		fail := func(bad bool, format string, args ...any) {
 			found.bad = found.bad || bad
-			why = append(why, "release "+quoted(name)+" "+fmt.Sprintf(format, args...))
+			found.reasons = append(found.reasons, func() string { return "release " + quoted(name) + " " + fmt.Sprintf(format, args...) })
 		}
 		pub, trusted := s.p.trusts(st.Vendor, e.KeyID)
 		if !trusted {
@@ -459,13 +474,15 @@ func (s *subject) findReleases() (found releasesFound) {
 		}
 		fail(false, "is signed by a key that the appraisal policy doesn't trust")
 	}
-	found.why = strings.Join(why, "; ")
 	return found
 }
 
 // withdrawal returns the withdrawal of a release, nil if there is none. One whose
 // signature can't be checked counts: the log admitted it by the vendor's key.
 func (s *subject) withdrawal(release *record.Entry) *record.ReleaseWithdrawn {
+	if len(s.in.Withdrawn) == 0 {
+		return nil // before anything is hashed
+	}
 	digest, vendor := release.StatementDigest(), release.Statement().Vendor
 	for _, e := range s.in.Withdrawn {
 		st := e.Statement()
@@ -497,6 +514,12 @@ func measurementsOf(m *record.Measurement) *measurements {
 	}
 }
 
+// refuseRelease says that the release which the statement names isn't the one that ran.
+func (s *subject) refuseRelease(found releasesFound) {
+	s.refuse(CodeRelease, "environment.release", fmt.Sprintf("%x", s.st.Environment().Release.SHA256), "a logged release, not withdrawn, whose measurements equal the quote's",
+		"the statement names a release that isn't the one that ran: %s", found.why())
+}
+
 // claimRelease says whether the release that the statement names is the one
 // that ran.
 func (s *subject) claimRelease(found releasesFound) {
@@ -511,16 +534,13 @@ func (s *subject) claimRelease(found releasesFound) {
 		s.trusted = found.trusted.release
 		s.claim(id, label, value, SourceVerifier, StatusHolds, "The logged release has the quote's measurements."+found.withdrawn)
 	case found.consistent != nil:
-		// Withdrawn or differing releases beside it don't matter: vendors log
-		// an image again with corrected measurements.
 		s.claim(id, label, value, SourceVerifier, StatusHolds,
 			"The logged release has the quote's measurements, but your appraisal policy doesn't trust its release key: the vendor alone says what the image is."+found.withdrawn)
-	case found.bad:
-		s.claim(id, label, value, SourceVerifier, StatusFailed, sentence(found.why))
-		s.refuse(CodeRelease, "environment.release", fmt.Sprintf("%x", env.Release.SHA256), "a logged release, not withdrawn, whose measurements equal the quote's",
-			"the statement names a release that isn't the one that ran: %s", found.why)
-	case found.why != "":
-		s.claim(id, label, value, s.said(), StatusUnknown, sentence(found.why))
+	case found.refused():
+		s.claim(id, label, value, SourceVerifier, StatusFailed, sentence(found.why()))
+		s.refuseRelease(found)
+	case len(found.reasons) > 0:
+		s.claim(id, label, value, s.said(), StatusUnknown, sentence(found.why()))
 	default:
 		s.claim(id, label, value, s.said(), StatusUnknown, "No logged release of that image was given to compare with.")
 	}
