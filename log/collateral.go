@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/affidavit-log/affidavit/log/record"
+	"github.com/affidavit-log/affidavit/log/storage"
 	"github.com/affidavit-log/affidavit/verifier"
 	"github.com/affidavit-log/affidavit/verifier/pcs"
 	"github.com/affidavit-log/affidavit/verifier/tdx"
@@ -68,27 +70,30 @@ func newCollateral(l *Log) (*collateral, error) {
 	return &collateral{l: l, current: map[platformKind]*loggedSet{}, maxTCB: map[string]uint32{}, retry: map[platformKind]time.Time{}, archived: archived, platforms: platforms}, nil
 }
 
-// blobName is where a blob is kept.
+// blobObject is the object of a blob.
+func blobObject(d record.Digest) string { return storage.BlobPrefix + hex.EncodeToString(d[:]) }
+
+// blobName is the file of a blob below a log's directory.
 func blobName(d record.Digest) string {
 	h := hex.EncodeToString(d[:])
 	return "blobs/" + h[:2] + "/" + h
 }
 
 // putBlobs makes the components of a set durable, and returns their leaf.
-func (c *collateral) putBlobs(set *tdx.Collateral) (*record.CollateralLeaf, error) {
+func (c *collateral) putBlobs(ctx context.Context, set *tdx.Collateral) (*record.CollateralLeaf, error) {
 	leaf := &record.CollateralLeaf{TEE: record.TEETDX}
 	for i, b := range set.Components() {
 		leaf.Components[i] = sha256.Sum256(b)
-		name := blobName(leaf.Components[i])
+		name := blobObject(leaf.Components[i])
 		// A blob that is there is whole, since put is atomic, but it may have been put by a process that ended before
 		// its name was durable.
-		if old, err := c.l.store.get(name); err == nil && bytes.Equal(old, b) {
-			if err := syncDir(c.l.store.path(name[:len("blobs/00")])); err != nil {
+		if old, err := c.l.objects.Get(ctx, name); err == nil && bytes.Equal(old, b) {
+			if err := storage.SyncDir(filepath.Dir(c.l.posix.Path(name))); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		if err := c.l.store.put(name, b); err != nil {
+		if err := c.l.objects.Put(ctx, name, b); err != nil {
 			c.l.metrics.storageErrors.WithLabelValues("blob").Inc()
 			return nil, err
 		}
@@ -97,10 +102,10 @@ func (c *collateral) putBlobs(set *tdx.Collateral) (*record.CollateralLeaf, erro
 }
 
 // readSet compiles the set that a leaf names, from blobs.
-func (c *collateral) readSet(leaf *record.CollateralLeaf) (*tdx.Set, error) {
+func (c *collateral) readSet(ctx context.Context, leaf *record.CollateralLeaf) (*tdx.Set, error) {
 	var p [7][]byte
 	for i, d := range leaf.Components {
-		b, err := c.l.store.get(blobName(d))
+		b, err := c.l.objects.Get(ctx, blobObject(d))
 		if err != nil {
 			return nil, err
 		}
@@ -150,11 +155,11 @@ func (v platformValue) newer(old platformValue) bool {
 }
 
 // applyCollateral writes what a collateral leaf adds to the index.
-func (x *index) applyCollateral(b *batch, i uint64, leaf *record.CollateralLeaf) error {
+func (x *index) applyCollateral(ctx context.Context, b *batch, i uint64, leaf *record.CollateralLeaf) error {
 	if err := b.setFirst(digestKey(keyCollateral, leaf.ID()), u64(i)); err != nil {
 		return err
 	}
-	set, err := x.l.coll.readSet(leaf)
+	set, err := x.l.coll.readSet(ctx, leaf)
 	if err != nil {
 		if pe := (*fs.PathError)(nil); errors.As(err, &pe) && !errors.Is(err, fs.ErrNotExist) {
 			return err // the disk may yet give it
@@ -200,7 +205,7 @@ func (c *collateral) load(ctx context.Context) error {
 		if !ok {
 			return fmt.Errorf("leaf %d is not a collateral leaf", v.index)
 		}
-		set, err := c.readSet(cl)
+		set, err := c.readSet(ctx, cl)
 		if err != nil {
 			return fmt.Errorf("collateral leaf %d: %w", v.index, err)
 		}
@@ -350,7 +355,7 @@ func leafOf(c *tdx.Collateral) *record.CollateralLeaf {
 
 // logSet makes a set durable and appends its leaf, unless it is in the log.
 func (c *collateral) logSet(ctx context.Context, src *tdx.Collateral, set *tdx.Set) (*loggedSet, error) {
-	leaf, err := c.putBlobs(src)
+	leaf, err := c.putBlobs(ctx, src)
 	if err != nil {
 		return nil, err
 	}

@@ -129,7 +129,7 @@ func problemFor(err error) *problem {
 func (l *Log) fail(w http.ResponseWriter, r *http.Request, err error) string {
 	p := problemFor(err)
 	if p.name == "internal" {
-		l.logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+		l.logger.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
 	b, merr := json.Marshal(p)
 	if merr != nil {
@@ -548,7 +548,7 @@ func (l *Log) getBlob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	b, err := l.store.get(blobName(d))
+	b, err := l.objects.Get(r.Context(), blobObject(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return refuse("not-found", "no blob %x", d)
 	}

@@ -327,7 +327,7 @@ func (x *index) step(ctx context.Context, pos *position, end uint64) error {
 			return nil
 		}
 		times.other = i + 1
-		return x.apply(b, i, leaf)
+		return x.apply(ctx, b, i, leaf)
 	})
 	if errors.Is(err, errHalt) {
 		x.l.halt(err)
@@ -443,11 +443,11 @@ func (b *batch) setFirst(key []byte, value ...[]byte) error {
 }
 
 // apply writes what a leaf other than a time leaf adds to the index.
-func (x *index) apply(b *batch, i uint64, leaf record.Leaf) error {
+func (x *index) apply(ctx context.Context, b *batch, i uint64, leaf record.Leaf) error {
 	var e *record.Entry
 	switch leaf := leaf.(type) {
 	case *record.CollateralLeaf:
-		return x.applyCollateral(b, i, leaf)
+		return x.applyCollateral(ctx, b, i, leaf)
 	case *record.RecordLeaf:
 		e = leaf.Entry
 	case *record.VendorLeaf:

@@ -36,6 +36,7 @@ import (
 
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/log/record"
+	"github.com/affidavit-log/affidavit/log/storage"
 	"github.com/affidavit-log/affidavit/verifier"
 	"github.com/affidavit-log/affidavit/verifier/pcs"
 	"github.com/affidavit-log/affidavit/verifier/tdx"
@@ -122,7 +123,7 @@ type Config struct {
 	Registry *prometheus.Registry
 
 	now   func() time.Time                  // time.Now unless a test says otherwise
-	fault func(when, name string) error     // see store.fault
+	fault func(when, name string) error     // see storage.Posix
 	batch func(when string) error           // like fault, for the index
 	wrap  func(tileReader) tileReader       // puts a test between Tessera's files and the log
 	addFn func(tessera.AddFn) tessera.AddFn // puts a test between the sequencer and Tessera
@@ -133,7 +134,7 @@ type Config struct {
 // Errors of Open and Add. Other errors are for people.
 var (
 	// ErrInUse says that another process, or this one, has the directory open.
-	ErrInUse = errors.New("log directory is in use")
+	ErrInUse = storage.ErrLocked
 	// ErrNoLog says that there is no log in the directory, and that Config.Create is not set.
 	ErrNoLog = errors.New("no log there")
 	// ErrInconsistent says that the directory's tree contradicts what the log has signed: it lost data, and must not
@@ -157,7 +158,8 @@ type Log struct {
 	cfg      Config // set once, with defaults
 	logger   *slog.Logger
 	lock     *os.File
-	store    *store
+	objects  storage.Objects
+	posix    *storage.Posix // the same
 	tree     *tree
 	index    *index
 	seq      *sequencer
@@ -194,12 +196,15 @@ type Log struct {
 	closeEr error
 }
 
-// metaName is the file that makes a directory a log's. It is the last that is made.
-const metaName = "affidavit-log"
-
-// tesseraDir is Tessera's. No server must be pointed at it: its checkpoint is one that no witness has seen, under a key
-// that nobody knows.
-const tesseraDir = "tessera"
+// What a log in a directory keeps beside its objects, see storage.Posix.
+const (
+	metaName      = storage.Meta
+	tesseraDir    = storage.TesseraDir
+	publishedName = storage.Published
+	candidateName = storage.Candidate
+	tmpDir        = storage.TmpDir
+	lockName      = storage.LockName
+)
 
 // batchAge is how long Tessera waits for more entries after the first. The sequencer hands over whole batches, so it
 // need only be longer than that takes.
@@ -334,7 +339,7 @@ func or[T comparable](v, def T) T {
 	return v
 }
 
-// meta is the contents of the file metaName.
+// meta is the contents of the object storage.Meta.
 func (c *Config) meta() []byte {
 	return fmt.Appendf(nil, "affidavit-log/v1\norigin %s\nroot %x\n", c.Origin, c.Root.Fingerprint())
 }
@@ -363,11 +368,11 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 		return nil, fmt.Errorf("%s holds a log already: it can't be created again", c.Dir)
 	}
 	if c.Create {
-		if err := mkdirSync(c.Dir); err != nil {
+		if err := storage.MkdirSync(c.Dir); err != nil {
 			return nil, err
 		}
 	}
-	if l.lock, err = lockDir(c.Dir); err != nil {
+	if l.lock, err = storage.LockDir(c.Dir); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -375,12 +380,14 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 			l.abandon()
 		}
 	}()
-	if l.store, err = newStore(c.Dir); err != nil {
+	l.posix = storage.NewPosix(c.Dir)
+	l.posix.Fault = c.fault
+	l.objects = l.posix
+	if err := l.posix.Clean(); err != nil {
 		return nil, err
 	}
-	l.store.fault = c.fault
 	if exists {
-		if err := l.checkMeta(); err != nil {
+		if err := l.checkMeta(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -418,7 +425,7 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 		return nil, err
 	}
 	if !exists { // and no witness knows a log under these keys
-		if err := l.store.put(metaName, c.meta()); err != nil {
+		if err := l.objects.Put(ctx, storage.Meta, c.meta()); err != nil {
 			return nil, err
 		}
 	}
@@ -432,22 +439,22 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 
 // Exists returns nil if there is a log in dir, and an error that wraps ErrNoLog if there isn't.
 func Exists(dir string) error {
-	_, err := os.Stat(filepath.Join(dir, metaName))
+	_, err := os.Stat(filepath.Join(dir, storage.Meta))
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: %s (a new log must be asked for; a log whose disk is missing must not be made anew)", ErrNoLog, dir)
 	}
 	return err
 }
 
-func (l *Log) checkMeta() error {
-	got, err := l.store.get(metaName)
+func (l *Log) checkMeta(ctx context.Context) error {
+	got, err := l.objects.Get(ctx, storage.Meta)
 	if err != nil {
 		return err
 	}
 	if want := l.cfg.meta(); string(got) != string(want) {
 		return fmt.Errorf("%s is another log than configured: it says %q, not %q", l.cfg.Dir, got, want)
 	}
-	if _, err := os.Stat(filepath.Join(l.cfg.Dir, tesseraDir, ".state", "treeState")); err != nil {
+	if _, err := os.Stat(filepath.Join(l.cfg.Dir, storage.TesseraDir, ".state", "treeState")); err != nil {
 		return fmt.Errorf("%w: the tree's state is missing: %w", ErrInconsistent, err)
 	}
 	return nil
@@ -455,8 +462,8 @@ func (l *Log) checkMeta() error {
 
 // openTessera starts Tessera and the sequencer.
 func (l *Log) openTessera(exists bool) error {
-	dir := filepath.Join(l.cfg.Dir, tesseraDir)
-	if err := mkdirSync(dir); err != nil {
+	dir := filepath.Join(l.cfg.Dir, storage.TesseraDir)
+	if err := storage.MkdirSync(dir); err != nil {
 		return err
 	}
 	// Tessera wants to publish checkpoints of its own. Its garbage collection and its shutdown need them; nobody else

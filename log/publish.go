@@ -13,12 +13,7 @@ import (
 	"time"
 
 	"github.com/affidavit-log/affidavit/log/checkpoint"
-)
-
-// Names of the publisher's files.
-const (
-	publishedName = "checkpoint" // the signed note that is served
-	candidateName = "candidate"  // the text of what is being signed and cosigned, or was last
+	"github.com/affidavit-log/affidavit/log/storage"
 )
 
 // A publisher makes checkpoints public. One goroutine takes the size that the index has reached as the candidate,
@@ -50,7 +45,7 @@ type publisher struct {
 
 	// The goroutine owns what follows.
 	cand      *candidate
-	persisted []byte         // the text in the file candidateName, nil if that isn't known
+	persisted []byte         // the text in the object storage.Candidate, nil if that isn't known
 	retry     time.Time      // after an error of the storage, not to try again before
 	late      []cosignatures // that couldn't be added to what is published
 }
@@ -87,7 +82,7 @@ func newPublisher(ctx context.Context, l *Log) (*publisher, error) {
 	wctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	p.witnesses, p.appraisers = newWitnesses(l, p)
-	note, err := l.store.get(publishedName)
+	note, err := l.objects.Get(ctx, storage.Published)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
@@ -103,7 +98,7 @@ func newPublisher(ctx context.Context, l *Log) (*publisher, error) {
 		p.now.Store(pub)
 		close(p.first)
 	}
-	text, err := l.store.get(candidateName)
+	text, err := l.objects.Get(ctx, storage.Candidate)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
@@ -348,13 +343,13 @@ func (p *publisher) choose(ctx context.Context) (time.Duration, bool) {
 	}
 	cp := checkpoint.Checkpoint{Origin: p.l.cfg.Origin, Size: size, Root: root}
 	// Tessera's state is visible before it is durable. What is signed must not be lost.
-	if err := syncDir(filepath.Join(p.l.cfg.Dir, tesseraDir, ".state")); err != nil {
+	if err := storage.SyncDir(filepath.Join(p.l.cfg.Dir, storage.TesseraDir, ".state")); err != nil {
 		p.failed("tree state", err)
 		return p.l.cfg.retry, false
 	}
 	if text := cp.Text(); !bytes.Equal(text, p.persisted) {
 		p.persisted = nil
-		if err := p.l.store.put(candidateName, text); err != nil {
+		if err := p.l.objects.Put(ctx, storage.Candidate, text); err != nil {
 			p.failed("candidate", err)
 			return p.l.cfg.retry, false
 		}
@@ -499,7 +494,7 @@ func (p *publisher) replace(pub *published) error {
 		p.l.halt(err)
 		return err
 	}
-	if err := p.l.store.put(publishedName, pub.note); err != nil {
+	if err := p.l.objects.Put(context.Background(), storage.Published, pub.note); err != nil {
 		return err
 	}
 	if !p.now.CompareAndSwap(old, pub) {

@@ -20,6 +20,7 @@ import (
 	"github.com/transparency-dev/tessera/api/layout"
 
 	"github.com/affidavit-log/affidavit/log/record"
+	"github.com/affidavit-log/affidavit/log/storage"
 )
 
 var errFault = errors.New("injected fault")
@@ -28,7 +29,7 @@ var errFault = errors.New("injected fault")
 // what was acknowledged stays, also after a restart.
 func TestStorageFaults(t *testing.T) {
 	t.Parallel()
-	for _, what := range []string{"checkpoint", "candidate", "blobs/", "index", "append"} {
+	for _, what := range []string{"checkpoint", "candidate", "blob/", "index", "append"} {
 		for _, when := range []string{"before", "after"} {
 			t.Run(strings.TrimSuffix(what, "/")+" "+when, func(t *testing.T) {
 				t.Parallel()
@@ -79,7 +80,7 @@ func TestStorageFaults(t *testing.T) {
 				f := s.freshness()
 				sizes := []uint64{s.pub.size()}
 				acked := map[record.Digest]uint64{}
-				if what != "blobs/" { // which are written for the first record only
+				if what != "blob/" { // which are written for the first record only
 					e := w.newTD().start(t, f)
 					acked[e.StatementDigest()] = s.mustAdd(e).Index
 				}
@@ -479,37 +480,36 @@ func TestHeaders(t *testing.T) {
 func TestStore(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s, err := newStore(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.get("a/b/c"); !errors.Is(err, fs.ErrNotExist) {
+	s := storage.NewPosix(dir)
+	get := func(name string) ([]byte, error) { return s.Get(t.Context(), name) }
+	put := func(name string, b []byte) error { return s.Put(t.Context(), name, b) }
+	if _, err := get("a/b/c"); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 	for _, v := range []string{"one", "two"} {
-		if err := s.put("a/b/c", []byte(v)); err != nil {
+		if err := put("a/b/c", []byte(v)); err != nil {
 			t.Fatal(err)
 		}
-		if b, err := s.get("a/b/c"); err != nil || string(b) != v {
+		if b, err := get("a/b/c"); err != nil || string(b) != v {
 			t.Errorf("%q, %v", b, err)
 		}
 	}
-	s.fault = func(when, _ string) error {
+	s.Fault = func(when, _ string) error {
 		if when == "before" {
 			return errFault
 		}
 		return nil
 	}
-	if err := s.put("a/b/c", []byte("three")); !errors.Is(err, errFault) {
+	if err := put("a/b/c", []byte("three")); !errors.Is(err, errFault) {
 		t.Error(err)
 	}
-	if b, _ := s.get("a/b/c"); string(b) != "two" {
+	if b, _ := get("a/b/c"); string(b) != "two" {
 		t.Errorf("after a failed write: %q", b)
 	}
-	if left, _ := os.ReadDir(filepath.Join(dir, tmpDir)); len(left) > 0 {
+	if left, _ := os.ReadDir(filepath.Join(dir, storage.TmpDir)); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	if err := s.put("a/b", []byte("a directory is there")); err == nil {
+	if err := put("a/b", []byte("a directory is there")); err == nil {
 		t.Error("a file replaced a directory")
 	}
 }
