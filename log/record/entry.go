@@ -24,7 +24,48 @@ const (
 	ProfileVendorSigned Profile = "vendor-signed/v1"
 	// ProfileUnbound: a release key of the vendor signs; the quote's REPORTDATA isn't ours.
 	ProfileUnbound Profile = "unbound/v1"
+
+	// ProfileDstackProxy: a release key of the vendor signs; the quote's REPORTDATA
+	// commits to a key that signs responses, and to a nonce (DstackBinding).
+	ProfileDstackProxy Profile = "dstack-proxy/v1"
+	// ProfileTLSHPKE: a release key of the vendor signs; the quote's REPORTDATA is
+	// the fingerprint of a TLS key and an HPKE key, and nothing that shows when.
+	ProfileTLSHPKE Profile = "tls-hpke/v2"
+	// ProfileITANonce: a release key of the vendor signs; the quote's REPORTDATA
+	// commits to a verifier's nonce and to data of the attester's (NonceBinding).
+	ProfileITANonce Profile = "ita-nonce/v1"
+	// ProfileAzureParavisor: an in-TD key named by the statement signs; a quote of the
+	// paravisor's virtual TPM commits to the statement, and the quote's REPORTDATA
+	// to that TPM's key (VTPMBinding).
+	ProfileAzureParavisor Profile = "azure-paravisor/v1"
 )
+
+// Profiles returns all profiles of version 1, the strongest first.
+func Profiles() []Profile {
+	return []Profile{
+		ProfileStatement, ProfileAzureParavisor, ProfileDstackProxy, ProfileITANonce, ProfileTLSHPKE, ProfileUnbound, ProfileVendorSigned,
+	}
+}
+
+// InTD reports whether the statement's sessionKey, which is made in the TD, signs
+// the envelope, and the evidence vouches for it. Under other profiles a key of the
+// vendor signs.
+func (p Profile) InTD() bool { return p == ProfileStatement || p == ProfileAzureParavisor }
+
+// Import reports whether the evidence was made for something else than its
+// statement, by interfaces that vendors already have.
+func (p Profile) Import() bool {
+	switch p {
+	case ProfileUnbound, ProfileDstackProxy, ProfileTLSHPKE, ProfileITANonce:
+		return true
+	}
+	return false
+}
+
+// binds reports whether entries of the profile have a Binding.
+func (p Profile) binds() bool {
+	return p == ProfileDstackProxy || p == ProfileITANonce || p == ProfileAzureParavisor
+}
 
 // An EvidenceType says what an entry's evidence item is.
 type EvidenceType uint8
@@ -32,6 +73,7 @@ type EvidenceType uint8
 const (
 	EvidenceTDXQuote EvidenceType = 1 // a raw TDX quote without padding
 	EvidenceDigest   EvidenceType = 2 // an EvidenceRef to evidence that is too large to log
+	EvidenceBinding  EvidenceType = 3 // a Binding: what the quote's REPORTDATA is made of
 )
 
 func (t EvidenceType) String() string {
@@ -40,6 +82,8 @@ func (t EvidenceType) String() string {
 		return "tdx-quote"
 	case EvidenceDigest:
 		return "digest"
+	case EvidenceBinding:
+		return "binding"
 	}
 	return fmt.Sprintf("%d", uint8(t))
 }
@@ -51,8 +95,12 @@ type Evidence struct {
 }
 
 // maxEvidence is the most items that an entry may have: a quote, and a digest
-// for each evidence that a statement can name.
+// for each evidence that a statement can name. A binding takes the place of one.
 const maxEvidence = 1 + 1 + maxAccelerators
+
+// maxUnnamed is the most digests that an import may have: its statement names none.
+// They are of event logs, which whoever has them compares with the quote.
+const maxUnnamed = 4
 
 // NewQuoteEvidence returns a raw TDX quote as evidence.
 func NewQuoteEvidence(quote []byte) Evidence { return Evidence{EvidenceTDXQuote, quote} }
@@ -173,9 +221,7 @@ func parseEnvelope(b []byte) (*Entry, error) {
 		}
 		e.Evidence = append(e.Evidence, Evidence{EvidenceType(typ), slices.Clip([]byte(data))})
 	}
-	switch e.Profile {
-	case ProfileStatement, ProfileVendorSigned, ProfileUnbound:
-	default:
+	if !slices.Contains(Profiles(), e.Profile) {
 		return nil, &UnsupportedError{What: "profile", Got: fmt.Sprintf("%q", e.Profile)}
 	}
 	if e.PayloadType != PayloadType {
@@ -203,18 +249,14 @@ func (e *Entry) check() error {
 		return nil
 	}
 	switch e.Profile {
-	case ProfileStatement:
+	case ProfileStatement, ProfileAzureParavisor:
 		if err := mayBe(s.Start != nil || s.Session != nil || s.ModelRun != nil || s.Abandoned != nil); err != nil {
 			return err
 		}
-		key := s.SessionKey()
-		if key == nil {
+		if s.SessionKey() == nil {
 			return errors.New("a session-abandoned statement without sessionKey is the vendor's: profile vendor-signed/v1")
 		}
-		if e.KeyID != key.KeyID {
-			return fmt.Errorf("key id %s is not the statement's sessionKey.keyid %s", e.KeyID, key.KeyID)
-		}
-		return e.checkEvidence(s.evidence())
+		return e.checkKeyed()
 	case ProfileVendorSigned:
 		if err := mayBe(s.Release != nil || s.Withdrawn != nil || s.VendorKey != nil || s.Abandoned != nil); err != nil {
 			return err
@@ -228,20 +270,61 @@ func (e *Entry) check() error {
 		if len(e.Evidence) > 0 {
 			return fmt.Errorf("profile %s has no evidence", e.Profile)
 		}
-	case ProfileUnbound:
+	case ProfileDstackProxy, ProfileITANonce:
+		if err := mayBe(s.ModelRun != nil || s.Evidence != nil); err != nil {
+			return err
+		}
+		if s.ModelRun == nil {
+			return e.checkImport()
+		}
+		if err := e.checkKeyed(); err != nil {
+			return err
+		}
+		id, ok := e.Binding().Session()
+		if !ok {
+			return errors.New("a model run whose binding names no session: its nonce can't be shown to be fresh")
+		}
+		if served := s.ModelRun.Session; served != nil && served.ID != id {
+			return fmt.Errorf("the binding names session %s, the statement %s", id, served.ID)
+		}
+	case ProfileTLSHPKE, ProfileUnbound:
 		if err := mayBe(s.Evidence != nil); err != nil {
 			return err
 		}
-		if err := e.checkEvidence(nil); err != nil {
-			return err
+		return e.checkImport()
+	}
+	return nil
+}
+
+// checkKeyed checks an entry that is signed by the sessionKey of its statement.
+func (e *Entry) checkKeyed() error {
+	if key := e.statement.SessionKey(); e.KeyID != key.KeyID {
+		return fmt.Errorf("key id %s is not the statement's sessionKey.keyid %s", e.KeyID, key.KeyID)
+	}
+	named := e.statement.evidence()
+	return e.checkEvidence(func(d Digest) bool { return slices.Contains(named, d) })
+}
+
+// checkImport checks that an evidence/v1 statement is about the entry's quote.
+func (e *Entry) checkImport() error {
+	unnamed := 0
+	if err := e.checkEvidence(func(Digest) bool {
+		unnamed++
+		return e.Profile != ProfileUnbound && unnamed <= maxUnnamed
+	}); err != nil {
+		return err
+	}
+	if b := e.Binding(); b != nil {
+		if _, ok := b.Session(); ok {
+			return errors.New("a binding that names a session, whose statement has no freshness to compare the nonce with: leave the session out")
 		}
-		quote := e.Quote()
-		if uint64(len(quote)) != s.Evidence.Size {
-			return fmt.Errorf("quote of %d bytes, evidence.size %d", len(quote), s.Evidence.Size)
-		}
-		if h := sha256.Sum256(quote); h != s.Evidence.SHA256 {
-			return fmt.Errorf("quote with SHA-256 %x, evidence.sha256 %x", h, s.Evidence.SHA256)
-		}
+	}
+	quote, imported := e.Quote(), e.statement.Evidence
+	if uint64(len(quote)) != imported.Size {
+		return fmt.Errorf("quote of %d bytes, evidence.size %d", len(quote), imported.Size)
+	}
+	if h := sha256.Sum256(quote); h != imported.SHA256 {
+		return fmt.Errorf("quote with SHA-256 %x, evidence.sha256 %x", h, imported.SHA256)
 	}
 	return nil
 }
@@ -262,21 +345,33 @@ func (s *Statement) evidence() []Digest {
 	return named
 }
 
-// checkEvidence checks that a quote comes first, and then only digests that the
-// statement names, ascending, none twice: nothing that the TD doesn't vouch for
-// travels along, and there is one order.
-func (e *Entry) checkEvidence(named []Digest) error {
+// checkEvidence checks that a quote comes first, then the binding that the profile
+// asks for, and then only digests that may be there, ascending, none twice: nothing
+// that nobody compares with the quote travels along, and there is one order.
+func (e *Entry) checkEvidence(mayBe func(Digest) bool) error {
 	if len(e.Evidence) == 0 || e.Evidence[0].Type != EvidenceTDXQuote {
 		return fmt.Errorf("profile %s needs a TDX quote as first evidence", e.Profile)
 	}
 	if len(e.Evidence[0].Data) == 0 {
 		return errors.New("empty quote")
 	}
+	rest := e.Evidence[1:]
+	if e.Profile.binds() {
+		if len(rest) == 0 || rest[0].Type != EvidenceBinding {
+			return fmt.Errorf("profile %s needs a binding as second evidence", e.Profile)
+		}
+		if _, err := ParseBinding(e.Profile, rest[0].Data); err != nil {
+			return err
+		}
+		rest = rest[1:]
+	}
 	var last Digest
-	for i, ev := range e.Evidence[1:] {
+	for i, ev := range rest {
 		switch ev.Type {
 		case EvidenceTDXQuote:
 			return errors.New("more than one TDX quote")
+		case EvidenceBinding:
+			return fmt.Errorf("a binding that profile %s has no place for", e.Profile)
 		case EvidenceDigest:
 		default:
 			return &UnsupportedError{What: "evidence type", Got: ev.Type.String()}
@@ -285,7 +380,7 @@ func (e *Entry) checkEvidence(named []Digest) error {
 		if err != nil {
 			return err
 		}
-		if !slices.Contains(named, ref.SHA256) {
+		if !mayBe(ref.SHA256) {
 			return fmt.Errorf("evidence with SHA-256 %x is not named by the statement", ref.SHA256)
 		}
 		if i > 0 && bytes.Compare(last[:], ref.SHA256[:]) >= 0 {
@@ -441,7 +536,7 @@ type entryJSON struct {
 
 type evidenceJSON struct {
 	typ       string
-	data      []byte // of "tdx-quote", and the three below of "digest"
+	data      []byte // of "tdx-quote" and "binding", and the three below of "digest"
 	sha256    *Digest
 	size      uint64
 	mediaType string
@@ -457,7 +552,7 @@ var entryFields = []field[entryJSON]{
 
 var itemFields = []field[evidenceJSON]{
 	req("type", func(c *codec, v *evidenceJSON) {
-		c.enum(&v.typ, EvidenceTDXQuote.String(), EvidenceDigest.String())
+		c.enum(&v.typ, EvidenceTDXQuote.String(), EvidenceDigest.String(), EvidenceBinding.String())
 	}),
 	opt("data", func(v *evidenceJSON) bool { return v.data != nil }, func(c *codec, v *evidenceJSON) {
 		c.base64(&v.data, 1, MaxEntry)
@@ -492,7 +587,11 @@ func ParseEntryJSON(b []byte) (*Entry, error) {
 		case isRef(&v) && all && v.data == nil:
 			ev = append(ev, NewDigestEvidence(EvidenceRef{*v.sha256, v.size, v.mediaType}))
 		case !isRef(&v) && none && v.data != nil:
-			ev = append(ev, NewQuoteEvidence(v.data))
+			typ := EvidenceTDXQuote
+			if v.typ == EvidenceBinding.String() {
+				typ = EvidenceBinding
+			}
+			ev = append(ev, Evidence{typ, v.data})
 		default:
 			return nil, fmt.Errorf("%w: evidence.%d: type %s needs %s and nothing else", ErrMalformed, i, v.typ,
 				map[bool]string{true: "sha256, size and mediaType", false: "data"}[isRef(&v)])

@@ -79,7 +79,8 @@ func TestFormatConstants(t *testing.T) {
 	}
 	words := append([]string{
 		reportDataLabel, SchemeSalted, RulesetV1, MediaTypeTDXQuote, statementType, predicatePrefix, PayloadType,
-		string(ProfileStatement), string(ProfileVendorSigned), string(ProfileUnbound),
+		string(ProfileStatement), string(ProfileVendorSigned), string(ProfileUnbound), string(ProfileDstackProxy), string(ProfileTLSHPKE),
+		string(ProfileITANonce), string(ProfileAzureParavisor), nonceLabel, MediaTypeCCEL, MediaTypeDstackLog,
 		KindCodingSession, KindModelRun, IsolationSession, IsolationWorktree, IsolationProject,
 		EndCompleted, EndAborted, EndTimeout, ExecutionTEE, ExecutionPolicyZDR, ExecutionUnattested,
 		StorageNone, StorageEncryptedEphemeral, StoragePersistent, ChannelTLSSPKI, ChannelHPKEKey,

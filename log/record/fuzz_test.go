@@ -3,6 +3,7 @@ package record
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"math/big"
 	"reflect"
@@ -127,6 +128,35 @@ func FuzzParseEntry(f *testing.F) {
 		env, err := ParseEnvelope(e.DSSE())
 		if err != nil || !reflect.DeepEqual(env, e.Envelope()) {
 			t.Errorf("the envelope differs: %v", err)
+		}
+	})
+}
+
+// There is one encoding of a binding, and a session of its own is what its nonce
+// must be fresh for.
+func FuzzParseBinding(f *testing.F) {
+	for _, b := range vectorsIn(f, "entries/*.bin") {
+		e, err := ParseEntry(b)
+		if err != nil {
+			f.Fatal(err)
+		}
+		if e.Binding() != nil {
+			f.Add(string(e.Profile), e.Evidence[1].Data)
+		}
+	}
+	f.Fuzz(func(t *testing.T, profile string, b []byte) {
+		v, err := ParseBinding(Profile(profile), b)
+		if err != nil {
+			if v != nil || !errors.Is(err, ErrMalformed) {
+				t.Errorf("%v beside %v", v, err)
+			}
+			return
+		}
+		if got := NewBindingEvidence(v).Data; !bytes.Equal(got, b) {
+			t.Errorf("accepted two encodings:\n%x\n%x", got, b)
+		}
+		if _, ok := v.Session(); !ok && Fresh(v, Digest{}) {
+			t.Error("fresh for no session")
 		}
 	})
 }

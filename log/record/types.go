@@ -141,6 +141,12 @@ const SchemeSalted = "rfc6962-sha256-salted/v1"
 // MediaTypeTDXQuote is the media type of a raw TDX quote without padding.
 const MediaTypeTDXQuote = "application/vnd.intel.tdx-quote"
 
+// Media types of event logs, which evidence digests name.
+const (
+	MediaTypeCCEL      = "application/vnd.tcg.ccel"                        // a CC event log of ACPI table CCEL, without padding
+	MediaTypeDstackLog = "application/vnd.affidavit.dstack-event-log+json" // the event_log of dstack's interfaces
+)
+
 // AcceleratorNVIDIA and BindingNonceChained are the only accelerator type and
 // binding of version 1.
 const (

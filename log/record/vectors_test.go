@@ -66,6 +66,7 @@ type vectorIndex struct {
 	SessionIDDigest,
 	Ed25519Seeds map[string]string
 	GPUNonce                   struct{ SPKI, NoteSHA256, Nonce string }
+	Nonce                      struct{ Session, NoteSHA256, Nonce string }
 	TenantPseudonym            []struct{ Key, Origin, Vendor, Month, Input, Tenant string }
 	VendorIDs, Origins         struct{ Accept, Refuse []string }
 	ActionTree, ServedSessions vectorTree
@@ -126,6 +127,9 @@ func TestVectors(t *testing.T) {
 	equal("GPU nonce", v.GPUNonce.Nonce, sum([]byte("affidavit/gpu-nonce/v1\x00"), unhexString(t, v.GPUNonce.SPKI), unhexString(t, v.GPUNonce.NoteSHA256)))
 	nonce := GPUNonce(unhexString(t, v.GPUNonce.SPKI), Digest(unhexString(t, v.GPUNonce.NoteSHA256)))
 	equal("GPU nonce", hex.EncodeToString(nonce[:]), v.GPUNonce.Nonce)
+	equal("nonce", v.Nonce.Nonce, sum([]byte("affidavit/nonce/v1\x00"), unhexString(t, v.Nonce.NoteSHA256), unhexString(t, v.Nonce.Session)))
+	nonce = Nonce(Digest(unhexString(t, v.Nonce.NoteSHA256)), SessionID(unhexString(t, v.Nonce.Session)))
+	equal("nonce", hex.EncodeToString(nonce[:]), v.Nonce.Nonce)
 	seen := map[string]bool{}
 	for _, p := range v.TenantPseudonym {
 		mac := hmac.New(sha256.New, unhexString(t, p.Key))

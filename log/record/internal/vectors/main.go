@@ -65,6 +65,7 @@ type index struct {
 	PAE             []paeVector       `json:"pae"`
 	SessionID       map[string]string `json:"sessionIdDigest"`
 	GPUNonce        gpuNonce          `json:"gpuNonce"`
+	Nonce           nonceVector       `json:"nonce"`
 	TenantPseudonym []pseudonym       `json:"tenantPseudonym"`
 	VendorIDs       accepted          `json:"vendorIds"`
 	Origins         accepted          `json:"origins"`
@@ -87,6 +88,12 @@ type paeVector struct {
 
 type gpuNonce struct {
 	SPKI       string `json:"spki"`
+	NoteSHA256 string `json:"noteSha256"`
+	Nonce      string `json:"nonce"`
+}
+
+type nonceVector struct {
+	Session    string `json:"session"`
 	NoteSHA256 string `json:"noteSha256"`
 	Nonce      string `json:"nonce"`
 }
@@ -154,9 +161,11 @@ type generator struct {
 	tree    record.Tree                   // of the actions
 	served  record.Tree
 	payload map[string][]byte
-	entry   map[string]*record.Entry
-	note    []byte // of the time leaf
-	set     record.Digest
+
+	bindings map[string]record.Binding // by statement
+	entry    map[string]*record.Entry
+	note     []byte // of the time leaf
+	set      record.Digest
 }
 
 func (g *generator) fail(err error) {
@@ -467,9 +476,44 @@ func (g *generator) statements() {
 	g.statement("release-withdrawn", &record.Statement{Vendor: vendorID, Withdrawn: &record.ReleaseWithdrawn{
 		Image: env.Release, Statement: record.StatementDigest(record.PayloadType, release), Reason: "the egress filter let DNS through", WithdrawnOn: at("2026-12-01T12:00:00Z")}})
 	g.statement("vendor-key", &record.Statement{Vendor: vendorID, VendorKey: &record.VendorKey{Key: sessionKey(g.session["release key"])}})
-	quote := quoteFor([64]byte{1, 2, 3})
-	g.statement("evidence", &record.Statement{Vendor: vendorID, Evidence: &record.ImportedEvidence{
-		MediaType: record.MediaTypeTDXQuote, SHA256: sha256.Sum256(quote), Size: uint64(len(quote)), CollectedOn: at("2025-06-20T12:00:00Z"), Source: "https://vendor.example/attestation"}})
+	evidence := func(name string, reportData [64]byte) {
+		quote := quoteFor(reportData)
+		g.statement(name, &record.Statement{Vendor: vendorID, Evidence: &record.ImportedEvidence{
+			MediaType: record.MediaTypeTDXQuote, SHA256: sha256.Sum256(quote), Size: uint64(len(quote)), CollectedOn: at("2025-06-20T12:00:00Z"), Source: "https://vendor.example/attestation"}})
+	}
+	evidence("evidence", [64]byte{1, 2, 3})
+
+	// Evidence of others, by profile.
+	importer := sessionKey(g.session["release key"])
+	imported := func(channel record.Channel) *record.ModelRun {
+		return &record.ModelRun{
+			Provider: "near", RequestModel: "deepseek-v3.1", Calls: record.Tree{Size: 1, Root: made("one signed response")},
+			SessionKey: importer, Freshness: fresh(73850), PeerChannel: channel,
+			Environment: record.Environment{Release: record.Image{Name: "dstack-app:f550fdfb4eb8ad787c1bcd423f091cbb4a4431ae", SHA256: made("app compose")}, EventLog: madePtr("event log")},
+		}
+	}
+	tls := made("proxy TLS key")
+	address := made("an address")
+	linked := imported(record.Channel{Type: record.ChannelTLSSPKI, SHA256: tls})
+	linked.PeerKeyID, linked.Session = key.KeyID, &record.ServedSession{ID: id, Statement: ref.Statement}
+	g.statement("model-run-dstack", &record.Statement{Vendor: vendorID, ModelRun: linked})
+	data := []byte("runtime data")
+	alone := imported(record.Channel{Type: record.ChannelTLSSPKI, SHA256: sha256.Sum256(data)})
+	_, _, _, hashes := g.treeOf("imported sessions", [][]byte{record.ServedSessionDocument(id, record.Digest{})})
+	alone.SessionsServed = &record.Tree{Size: 1, Root: record.ActionRoot(hashes)}
+	g.statement("model-run-ita", &record.Statement{Vendor: vendorID, ModelRun: alone})
+	nonce := record.Nonce(note, id)
+	g.index.Nonce = nonceVector{sessionHex, hexOf(note), hexOf(nonce)}
+	g.bindings = map[string]record.Binding{
+		"model-run-dstack": &record.DstackBinding{KeyType: record.KeySecp256k1, Key: address[:20], TLS: &tls, Nonce: nonce, For: &id},
+		"evidence-dstack":  &record.DstackBinding{KeyType: record.KeyEd25519, Key: address[:], Nonce: made("somebody's nonce")},
+		"model-run-ita":    &record.NonceBinding{Value: nonce[:], RuntimeData: data, For: &id},
+		"evidence-ita":     &record.NonceBinding{Value: []byte("a verifier's nonce"), IssuedAt: []byte("2025-06-20 12:00:00 +0000 UTC"), RuntimeData: data},
+		"session-start":    &record.VTPMBinding{RuntimeData: []byte(`{"keys":[]}`), Quoted: []byte("a TPM's quote"), Signature: []byte("its signature")},
+	}
+	evidence("evidence-dstack", g.bindings["evidence-dstack"].ReportData())
+	evidence("evidence-ita", g.bindings["evidence-ita"].ReportData())
+	evidence("evidence-tls-hpke", tlsHPKE())
 }
 
 func keyBytes(what string) []byte { d := made(what); return d[:] }
@@ -486,10 +530,18 @@ func quoteFor(reportData [64]byte) []byte {
 	return b
 }
 
+// tlsHPKE is the REPORTDATA of profile tls-hpke/v2.
+func tlsHPKE() (r [64]byte) {
+	tls, hpke := made("TLS key"), made("HPKE key")
+	copy(r[:32], tls[:])
+	copy(r[32:], hpke[:])
+	return r
+}
+
 func (g *generator) entries() {
 	g.entry = make(map[string]*record.Entry)
 	for _, v := range []struct {
-		name    string
+		name    string // of the entry, and of the statement unless it has "@"; after that is the profile
 		profile record.Profile
 		key     string
 		refs    []record.EvidenceRef
@@ -503,14 +555,26 @@ func (g *generator) entries() {
 		{"release-withdrawn", record.ProfileVendorSigned, "release key", nil},
 		{"vendor-key", record.ProfileVendorSigned, "release key", nil},
 		{"evidence", record.ProfileUnbound, "release key", nil},
+		{"model-run-dstack", record.ProfileDstackProxy, "release key", []record.EvidenceRef{{SHA256: made("event log"), Size: 6741, MediaType: record.MediaTypeDstackLog}}},
+		{"evidence-dstack", record.ProfileDstackProxy, "release key", []record.EvidenceRef{{SHA256: made("event log"), Size: 6741, MediaType: record.MediaTypeDstackLog}}},
+		{"evidence-tls-hpke", record.ProfileTLSHPKE, "release key", nil},
+		{"model-run-ita", record.ProfileITANonce, "release key", nil},
+		{"evidence-ita", record.ProfileITANonce, "release key", []record.EvidenceRef{{SHA256: made("CCEL"), Size: 65536, MediaType: record.MediaTypeCCEL}}},
+		{"session-start@azure", record.ProfileAzureParavisor, "session key", nil},
 	} {
-		payload := g.payload[v.name]
+		statement, _, _ := strings.Cut(v.name, "@")
+		payload := g.payload[statement]
 		var ev []record.Evidence
 		switch v.profile {
 		case record.ProfileStatement:
 			ev = append(ev, record.NewQuoteEvidence(quoteFor(record.ReportData(record.PayloadType, payload))))
 		case record.ProfileUnbound:
 			ev = append(ev, record.NewQuoteEvidence(quoteFor([64]byte{1, 2, 3})))
+		case record.ProfileTLSHPKE:
+			ev = append(ev, record.NewQuoteEvidence(quoteFor(tlsHPKE())))
+		case record.ProfileDstackProxy, record.ProfileITANonce, record.ProfileAzureParavisor:
+			b := g.bindings[statement]
+			ev = append(ev, record.NewQuoteEvidence(quoteFor(b.ReportData())), record.NewBindingEvidence(b))
 		}
 		for _, r := range v.refs {
 			ev = append(ev, record.NewDigestEvidence(r))
@@ -522,7 +586,7 @@ func (g *generator) entries() {
 		}
 		g.fail(e.VerifySignature(public(g.session[v.key])))
 		g.entry[v.name] = e
-		base := "entries/" + v.name
+		base := "entries/" + strings.ReplaceAll(v.name, "@", "-")
 		g.write(base+".bin", e.Bytes())
 		g.write(base+".json", e.JSON())
 		g.write(base+".dsse.json", e.DSSE())

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/affidavit-log/affidavit/log/record"
@@ -373,7 +374,8 @@ func (g *generator) refuseBytes() {
 		{"no quote", start, evidence, len(g.entry["session-start"].Bytes()) - evidence, "0000", "needs a TDX quote"},
 		{"empty quote", start, evidence, len(g.entry["session-start"].Bytes()) - evidence, "0003010000", "empty quote"},
 		{"two quotes", start, evidence, len(g.entry["session-start"].Bytes()) - evidence, "0008" + "01000101" + "01000102", "more than one TDX quote"},
-		{"evidence of type 3", start, evidence, len(g.entry["session-start"].Bytes()) - evidence, "0008" + "01000101" + "03000102", "unsupported evidence type 3"},
+		{"evidence of type 200", start, evidence, len(g.entry["session-start"].Bytes()) - evidence, "0008" + "01000101" + "c8000102", "unsupported evidence type 200"},
+		{"a binding that the profile has no place for", start, evidence, len(g.entry["session-start"].Bytes()) - evidence, "0008" + "01000101" + "03000102", "has no place for"},
 		{"evidence of type 0", start, evidence, len(g.entry["session-start"].Bytes()) - evidence, "0004" + "00000101", "needs a TDX quote"},
 		{"evidence that the statement does not name", start, evidence, len(g.entry["session-start"].Bytes()) - evidence, "0033" + "01000101" + "02002c" + hexOf(made("anything")) + "0000000000000001" + "03" + hx("a/b"), "is not named by the statement"},
 		{"evidence twice", final, -1 - digestItemLen, digestItemLen, "", ""}, // completed below
@@ -399,6 +401,7 @@ func (g *generator) refuseBytes() {
 			entries[i] = cut{"evidence twice", final, at, len(full) - at, fmt.Sprintf("%04x", n) + hex.EncodeToString(quoteItem) + item + item, "not in ascending order"}
 		}
 	}
+	entries = append(entries, g.refuseBindings()...)
 	g.refusedBytes("refuse-entries.json", entries, func(b []byte) error { _, err := record.ParseEntry(b); return err })
 
 	const record1, time1, set1, vendor1 = "leaves/session-start.bin", "leaves/time.bin", "leaves/collateral.bin", "leaves/release.bin"
@@ -515,3 +518,85 @@ func (g *generator) refuseOthers() {
 }
 
 func spanOf(doc []byte) string { return between(doc, `"spanId":"`, `"`) }
+
+// refuseBindings has one row for each way in which the evidence of an import's
+// profile can be wrong.
+func (g *generator) refuseBindings() (cuts []cut) {
+	// evidence replaces all evidence of an entry by that which edit makes of it.
+	evidence := func(name, base, err string, edit func(ev []record.Evidence) []record.Evidence) {
+		e := g.entry[base]
+		size := 0
+		for _, ev := range e.Evidence {
+			size += 3 + len(ev.Data)
+		}
+		var with []byte
+		for _, ev := range edit(slices.Clone(e.Evidence)) {
+			with = append(with, byte(ev.Type), byte(len(ev.Data)>>8), byte(len(ev.Data)))
+			with = append(with, ev.Data...)
+		}
+		with = append([]byte{byte(len(with) >> 8), byte(len(with))}, with...)
+		cuts = append(cuts, cut{name, "entries/" + strings.ReplaceAll(base, "@", "-") + ".bin", len(e.Bytes()) - size - 2, size + 2, hex.EncodeToString(with), err})
+	}
+	data := func(edit func(b []byte) []byte) func([]record.Evidence) []record.Evidence {
+		return func(ev []record.Evidence) []record.Evidence {
+			ev[1].Data = edit(slices.Clone(ev[1].Data))
+			return ev
+		}
+	}
+	bound := func(b record.Binding) func([]record.Evidence) []record.Evidence {
+		return data(func([]byte) []byte { return record.NewBindingEvidence(b).Data })
+	}
+	id, _ := record.ParseSessionID(sessionHex)
+	key := made("an address")
+	evidence("dstack without a binding", "evidence-dstack", "needs a binding", func(ev []record.Evidence) []record.Evidence { return slices.Delete(ev, 1, 2) })
+	evidence("dstack with two bindings", "evidence-dstack", "has no place for", func(ev []record.Evidence) []record.Evidence { return slices.Insert(ev, 1, ev[1]) })
+	evidence("dstack with a binding after the digest", "evidence-dstack", "needs a binding", func(ev []record.Evidence) []record.Evidence {
+		return []record.Evidence{ev[0], ev[2], ev[1]}
+	})
+	evidence("dstack with an empty binding", "evidence-dstack", "truncated", data(func([]byte) []byte { return nil }))
+	evidence("dstack with a truncated binding", "evidence-dstack", "trailing data", data(func(b []byte) []byte { return b[:len(b)-1] }))
+	evidence("dstack with trailing data in the binding", "evidence-dstack", "trailing data", data(func(b []byte) []byte { return append(b, 0) }))
+	evidence("dstack with a key of type 3", "evidence-dstack", "key type 3", data(func(b []byte) []byte { b[0] = 3; return b }))
+	evidence("dstack with an ECDSA key of 32 bytes", "evidence-dstack", "key type ecdsa with 32 bytes", data(func(b []byte) []byte { b[0] = 1; return b }))
+	evidence("dstack with a fingerprint of 31 bytes", "evidence-dstack", "TLS fingerprint of 31 bytes", data(func(b []byte) []byte {
+		b[1+1+32] = 31
+		return slices.Insert(b, 1+1+32+1, make([]byte, 31)...)
+	}))
+	evidence("dstack evidence that names a session", "evidence-dstack", "has no freshness",
+		bound(&record.DstackBinding{KeyType: record.KeyEd25519, Key: key[:], For: &id}))
+	evidence("dstack model run that names no session", "model-run-dstack", "names no session",
+		bound(&record.DstackBinding{KeyType: record.KeyEd25519, Key: key[:]}))
+	evidence("dstack model run that names another session", "model-run-dstack", "the binding names session",
+		bound(&record.DstackBinding{KeyType: record.KeyEd25519, Key: key[:], For: &record.SessionID{1}}))
+	evidence("dstack model run with a digest that it doesn't name", "model-run-dstack", "is not named by the statement", func(ev []record.Evidence) []record.Evidence {
+		return append(ev[:2], record.NewDigestEvidence(record.EvidenceRef{SHA256: made("anything"), Size: 1, MediaType: "a/b"}))
+	})
+	evidence("import with five digests", "evidence-ita", "is not named by the statement", func(ev []record.Evidence) []record.Evidence {
+		ev = ev[:2]
+		for i := range 5 {
+			ev = append(ev, record.NewDigestEvidence(record.EvidenceRef{SHA256: record.Digest{byte(i)}, Size: 1, MediaType: "a/b"}))
+		}
+		return ev
+	})
+	evidence("unbound evidence with a digest", "evidence", "is not named by the statement", func(ev []record.Evidence) []record.Evidence {
+		return append(ev, record.NewDigestEvidence(record.EvidenceRef{Size: 1, MediaType: "a/b"}))
+	})
+	evidence("TLS and HPKE with a binding", "evidence-tls-hpke", "has no place for", func(ev []record.Evidence) []record.Evidence {
+		return append(ev, record.Evidence{Type: record.EvidenceBinding, Data: []byte{0}})
+	})
+	evidence("TLS and HPKE of another quote", "evidence-tls-hpke", "quote with SHA-256", func(ev []record.Evidence) []record.Evidence {
+		return []record.Evidence{record.NewQuoteEvidence(quoteFor([64]byte{1}))}
+	})
+	evidence("verifier's nonce of 0 bytes", "evidence-ita", "nonce of 0 bytes", bound(&record.NonceBinding{RuntimeData: []byte("x")}))
+	evidence("verifier's nonce of 129 bytes", "evidence-ita", "nonce of 129 bytes", bound(&record.NonceBinding{Value: make([]byte, 129)}))
+	evidence("issued at of 65 bytes", "evidence-ita", "issued at of 65", bound(&record.NonceBinding{Value: []byte{1}, IssuedAt: make([]byte, 65)}))
+	evidence("runtime data of 16,385 bytes", "evidence-ita", "runtime data of 16385", bound(&record.NonceBinding{Value: []byte{1}, RuntimeData: make([]byte, 16385)}))
+	evidence("session id of 15 bytes", "evidence-ita", "not 16 bytes", data(func(b []byte) []byte {
+		b[len(b)-1] = 15
+		return append(b, make([]byte, 15)...)
+	}))
+	evidence("virtual TPM without a signature", "session-start@azure", "signature of 0", bound(&record.VTPMBinding{RuntimeData: []byte{1}, Quoted: []byte{1}}))
+	evidence("virtual TPM's quote of 1,025 bytes", "session-start@azure", "TPM quote of 1025", bound(&record.VTPMBinding{RuntimeData: []byte{1}, Quoted: make([]byte, 1025), Signature: []byte{1}}))
+	evidence("virtual TPM without a binding", "session-start@azure", "needs a binding", func(ev []record.Evidence) []record.Evidence { return ev[:1] })
+	return cuts
+}
