@@ -2,10 +2,13 @@ package recorder
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -45,7 +48,7 @@ func event(h *activity.Hasher, i int) activity.Event {
 	return activity.Event{
 		Source: activity.SourceLog, Agent: "test", Conversation: fmt.Sprint("conversation ", i%conversations), Key: h.Key([]byte("event"), []byte(strconv.Itoa(i))),
 		Operation: activity.OpExecuteTool, Outcome: activity.Executed,
-		Attributes: map[string]any{"test.number": int64(i), "gen_ai.tool.name": "shell"}, Arguments: []byte("ls"),
+		Attributes: map[string]any{"test.number": int64(i), "gen_ai.tool.name": "shell"}, Arguments: bytes.Repeat([]byte("ls "), 2000),
 	}
 }
 
@@ -155,13 +158,110 @@ func TestModelsCountedOnce(t *testing.T) {
 	}
 }
 
+// What was in a spool when the process died in the middle of a write, wherever that was cut off, is there; and so is what
+// the next process takes before the session has started.
+func TestCutOffSpool(t *testing.T) {
+	l := newLab(t)
+	r := &Recorder{hasher: activity.NewHasher(make([]byte, 32))}
+	frame, err := appendFrame(nil, []activity.Event{event(r.hasher, 2)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{1, 7, 8, 9, len(frame) / 2, len(frame) - 1} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			c := l.config(sessiontest.Memory(t))
+			down := func(d bool) { l.Mu.Lock(); l.Down = d; l.Mu.Unlock() }
+			take := func(r *Recorder, i int) {
+				t.Helper()
+				e := event(r.Hasher(), i)
+				e.Conversation = "cut off"
+				if _, err := r.Take(1000, []activity.Event{e}, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			down(true)
+			r := l.open(c)
+			take(r, 0)
+			take(r, 1)
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+			spools, _ := filepath.Glob(filepath.Join(c.Dir, "tracks", "*", "spool"))
+			if len(spools) != 1 {
+				t.Fatalf("spools: %v", spools)
+			}
+			f, err := os.OpenFile(spools[0], os.O_APPEND|os.O_WRONLY, 0)
+			if err == nil {
+				_, err = f.Write(frame[:n])
+			}
+			if err := errors.Join(err, f.Close()); err != nil {
+				t.Fatal(err)
+			}
+			r = l.open(c)
+			take(r, 3)
+			take(r, 4)
+			down(false)
+			for _, s := range r.List(1000, false) {
+				if _, err := r.Finish(1000, false, s.ID, record.EndCompleted, ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+			sessiontest.Until(t, "the session finishes", func() bool { return r.Counts()["sessions_finished"] == 1 })
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+			var got []int64
+			for _, o := range l.results(c.Out) {
+				for _, a := range o.actions {
+					got = append(got, a.Attributes["test.number"].(int64))
+				}
+			}
+			if want := []int64{0, 1, 3, 4}; !slices.Equal(got, want) {
+				t.Errorf("actions %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+// A spool with a frame that is whole and wrong, which no kill leaves behind, is no reason to forget what follows.
+func TestWrongSpool(t *testing.T) {
+	good, err := appendFrame(nil, []activity.Event{event(activity.NewHasher(make([]byte, 32)), 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if events, rest, err := readFrame(append(bytes.Clone(good), 1)); err != nil || len(events) != 1 || len(rest) != 1 {
+		t.Fatal(events, rest, err)
+	}
+	for i := 4; i < len(good); i++ {
+		b := bytes.Clone(good)
+		b[i] ^= 1
+		if _, _, err := readFrame(b); err == nil || errors.Is(err, errCutOff) {
+			t.Fatalf("byte %d is wrong: %v", i, err)
+		}
+	}
+	track := &track{dir: t.TempDir()}
+	good[len(good)-1] ^= 1
+	if err := os.WriteFile(filepath.Join(track.dir, "spool"), good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := track.openSpool(); err == nil {
+		t.Error("it was opened")
+	}
+	if err := track.flush(); err == nil {
+		t.Error("it was flushed")
+	}
+}
+
 // A recorder that is killed at any time, again and again, before sessions have started and
 // after, loses no action that it has acknowledged, and records none twice.
 func TestKill(t *testing.T) {
 	l := newLab(t)
 	dir := sessiontest.Memory(t)
 	acknowledged := -1
-	for _, after := range []int{0, 3, 40, 900, 2500} {
+	for round, after := range []int{0, 3, 40, 300, 300, 900, 2500} {
+		l.Mu.Lock()
+		l.Down = round == 3 || round == 4 // sessions don't start, and all waits in spools
+		l.Mu.Unlock()
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), childEnv+"="+strings.Join([]string{l.URL, dir, strconv.Itoa(acknowledged + 1)}, " "))
 		cmd.Stderr = os.Stderr

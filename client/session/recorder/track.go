@@ -408,10 +408,12 @@ func (t *track) flush() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for len(b) > 0 {
-		events, rest, ok := readFrame(b)
-		if !ok { // cut off when the process died, before it was acknowledged
+	for {
+		events, rest, err := readFrame(b)
+		if errors.Is(err, errCutOff) {
 			break
+		} else if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		b = rest
 		if _, _, err := t.write(events); err != nil {
@@ -443,18 +445,53 @@ func appendFrame(b []byte, events []activity.Event) ([]byte, error) {
 	return f, nil
 }
 
-func readFrame(b []byte) (events []activity.Event, rest []byte, ok bool) {
+// errCutOff says that no whole frame is left: what is there was being written when the process died, and nobody was told
+// that it counts. The kernel copies a write page by page from its front, and a kill ends it between two pages.
+var errCutOff = errors.New("no whole frame")
+
+// readFrame returns the events of the frame that b begins with, and what follows it. A frame that is whole and says
+// nothing is an error that isn't errCutOff: what comes after it may have been acknowledged.
+func readFrame(b []byte) (events []activity.Event, rest []byte, err error) {
 	if len(b) < 8 {
-		return nil, nil, false
+		return nil, nil, errCutOff
 	}
 	n := uint64(binary.BigEndian.Uint32(b))
-	if uint64(len(b)-8) < n || crc32.Checksum(b[8:8+n], castagnoli) != binary.BigEndian.Uint32(b[4:]) {
-		return nil, nil, false
+	if uint64(len(b)-8) < n {
+		return nil, nil, errCutOff
 	}
-	if gob.NewDecoder(bytes.NewReader(b[8:8+n])).Decode(&events) != nil {
-		return nil, nil, false
+	if crc32.Checksum(b[8:8+n], castagnoli) != binary.BigEndian.Uint32(b[4:]) {
+		return nil, nil, errors.New("wrong checksum of a frame")
 	}
-	return events, b[8+n:], true
+	if err := gob.NewDecoder(bytes.NewReader(b[8 : 8+n])).Decode(&events); err != nil {
+		return nil, nil, err
+	}
+	return events, b[8+n:], nil
+}
+
+// openSpool opens the spool, without what was cut off at its end: a frame that is written after that would be taken for
+// the rest of it, and what was acknowledged would be lost. t.mu is held.
+func (t *track) openSpool() error {
+	name := filepath.Join(t.dir, "spool")
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	b, err := io.ReadAll(f)
+	rest := b
+	for err == nil {
+		var r []byte
+		if _, r, err = readFrame(rest); err == nil {
+			rest = r
+		}
+	}
+	if errors.Is(err, errCutOff) {
+		err = f.Truncate(int64(len(b) - len(rest)))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("%s: %w", name, err), f.Close())
+	}
+	t.spool, t.spoolSize = f, int64(len(b)-len(rest))
+	return nil
 }
 
 func init() { gob.Register([]string(nil)) }
@@ -483,23 +520,18 @@ func (t *track) take(events []activity.Event) (dropped int, err error) {
 		if err != nil {
 			return 0, err
 		}
+		if t.spool == nil {
+			if err := t.openSpool(); err != nil {
+				return 0, err
+			}
+		}
 		if t.spoolSize+int64(len(frame)) > maxSpool {
 			return 0, fmt.Errorf("%w: the session's start is slow, and its spool full", ErrBusy)
 		}
-		if t.spool == nil {
-			f, err := os.OpenFile(filepath.Join(t.dir, "spool"), os.O_CREATE|os.O_RDWR, 0o600)
-			if err != nil {
-				return 0, err
-			}
-			if t.spoolSize, err = f.Seek(0, io.SeekEnd); err != nil {
-				f.Close()
-				return 0, err
-			}
-			t.spool = f
-		}
 		if _, err := t.spool.WriteAt(frame, t.spoolSize); err != nil {
-			// Whatever is there would hide the frames after it.
-			return 0, errors.Join(err, t.spool.Truncate(t.spoolSize))
+			err = errors.Join(err, t.spool.Close())
+			t.spool = nil // what is there of the frame is cut off when it is opened again
+			return 0, err
 		}
 		t.spoolSize += int64(len(frame))
 		for i := range fresh {
