@@ -3,9 +3,11 @@ package witness
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -17,120 +19,35 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/agent"
-
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 )
 
-// startAgent serves an SSH agent at a socket, and returns a function that ends
-// it and its connections.
-func startAgent(t *testing.T, socket string, a agent.Agent) (stop func()) {
-	t.Helper()
-	ln, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			context.AfterFunc(ctx, func() { c.Close() })
-			go agent.ServeAgent(a, c)
-		}
-	}()
-	stop = func() {
-		cancel()
-		ln.Close()
-	}
-	t.Cleanup(stop)
-	return stop
+// moodySigner is a key elsewhere, such as in an SSH agent, which isn't always there.
+type moodySigner struct {
+	ed25519.PrivateKey
+	away bool
 }
 
-// liar is an agent that signs something else.
-type liar struct{ agent.Agent }
-
-func (l liar) Sign(k ssh.PublicKey, data []byte) (*ssh.Signature, error) {
-	return l.Agent.Sign(k, append(data, 'x'))
+func (s *moodySigner) Sign(rand io.Reader, message []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if s.away {
+		return nil, errors.New("the agent is away")
+	}
+	return s.PrivateKey.Sign(rand, message, opts)
 }
 
-func TestAgentKey(t *testing.T) {
-	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, 32))
-	ring := agent.NewKeyring()
-	if err := ring.Add(agent.AddedKey{PrivateKey: key}); err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(key)
+func TestSignerAway(t *testing.T) {
+	signer := &moodySigner{PrivateKey: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, 32)), away: true}
+	k, err := checkpoint.NewSigningKey(checkpoint.CosignatureEd25519, testName, signer)
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := ssh.MarshalAuthorizedKey(signer.PublicKey())
-	socket := filepath.Join(t.TempDir(), "agent")
-	if _, err := AgentKey(testName, socket, line); err == nil {
-		t.Error("a key from an agent that isn't there")
-	}
-	if _, err := AgentKey(testName, "", line); err == nil || !strings.Contains(err.Error(), "SSH_AUTH_SOCK") {
-		t.Errorf("no socket: %v", err)
-	}
-	stop := startAgent(t, socket, ring)
-	k, err := AgentKey(testName, socket, line)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if k.Kind() != checkpoint.CosignatureEd25519 || !bytes.Equal(k.Verifier().PublicKey(), key.Public().(ed25519.PublicKey)) {
-		t.Errorf("key %v of kind %v", k, k.Kind())
-	}
-	if _, err := AgentKey(testName, socket, []byte("junk")); err == nil {
-		t.Error("junk as public key")
-	}
-	other, err := ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(make([]byte, 32)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := AgentKey(testName, socket, ssh.MarshalAuthorizedKey(other.PublicKey())); err == nil {
-		t.Error("a key that the agent doesn't have")
-	}
-
 	l := newTestLog(t, "log.example/a", 20)
 	cfg := testConfig(t, l)
 	cfg.Keys = []*checkpoint.SigningKey{k, cfg.Keys[1]}
 	w := startWitness(t, cfg)
-	w.mustAdd(l, 0, 5)
-	// The agent restarts, and the witness connects again.
-	stop()
-	startAgent(t, socket, ring)
-	w.mustAdd(l, 5, 6)
-	broken, err := AgentKey(testName, socketOf(t, liar{ring}), line)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := broken.Sign(l.checkpoint(5).Text(), time.Unix(5, 0)); err == nil || !strings.Contains(err.Error(), "doesn't verify") {
-		t.Errorf("an agent that signs something else: %v", err)
-	}
-	gone, err := AgentKey(testName, socketOf(t, ring), line)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg = testConfig(t, l)
-	cfg.Keys = []*checkpoint.SigningKey{gone}
-	w = startWitness(t, cfg)
-	if err := ring.Remove(signer.PublicKey()); err != nil {
-		t.Fatal(err)
-	}
-	w.add(l.request(0, 5)).check(t, "agent without the key", 500, "internal error")
-	if err := ring.Add(agent.AddedKey{PrivateKey: key}); err != nil {
-		t.Fatal(err)
-	}
+	w.add(l.request(0, 5)).check(t, "agent away", 500, "internal error")
+	signer.away = false
 	w.mustAdd(l, 0, 5) // nothing was recorded when it couldn't sign
-}
-
-func socketOf(t *testing.T, a agent.Agent) string {
-	socket := filepath.Join(t.TempDir(), "agent")
-	startAgent(t, socket, a)
-	return socket
 }
 
 // TestBastion has a bastion that takes two connections of a backend, and asks

@@ -22,6 +22,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/affidavit-log/affidavit/cmd/internal/flags"
+	"github.com/affidavit-log/affidavit/cmd/internal/keys"
 	"github.com/affidavit-log/affidavit/cmd/internal/version"
 	sessionlog "github.com/affidavit-log/affidavit/log"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
@@ -162,8 +163,19 @@ func (o *options) config(logger *slog.Logger) (*sessionlog.Config, *pcs.Client, 
 			return nil, nil, fmt.Errorf("%w; see --init", err)
 		}
 	}
+	ring, err := keys.Open(o.passphraseFile)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, file := range o.keys {
-		k, err := readKey(file)
+		k, err := ring.Signing(file)
+		if err != nil {
+			return nil, nil, err
+		}
+		c.Keys = append(c.Keys, k)
+	}
+	for _, file := range o.agentKeys {
+		k, err := keys.AgentFile(checkpoint.Ed25519, o.origin, file)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -223,31 +235,12 @@ func (e either) Collateral(ctx context.Context, fmspc, ca string, at time.Time) 
 	return c, err
 }
 
-// readKey reads a signing key from a file that nobody else can read.
-func readKey(file string) (*checkpoint.SigningKey, error) {
-	fi, err := os.Stat(file)
-	if err != nil {
-		return nil, err
-	}
-	if fi.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s has mode %#o: others can read or change the key; chmod 600 %s", file, fi.Mode().Perm(), file)
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	k, err := checkpoint.ParseSigningKey(string(b))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return k, nil
-}
-
 type options struct {
 	origin, storage, logPolicy, vendors, root string
 	listen, metricsListen                     string
 	pcsURL, collateralDir                     string
-	keys, appraisers                          []string
+	passphraseFile                            string
+	keys, agentKeys, appraisers               []string
 	init, allowQuorumNone, allowImports       bool
 	checkpointInterval, timeInterval          time.Duration
 	maxFreshnessAge, admitLate, maxWait       time.Duration
@@ -287,6 +280,8 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s := f.In("Identity and storage")
 	s.StringVar(&o.origin, "origin", "", "`NAME` of the log, the first line of its checkpoints; a URL without scheme")
 	s.StringArrayVar(&o.keys, "key", nil, "`FILE` (mode 0600) with a signing key named like the log: one Ed25519, better with an ML-DSA-44 one beside it; repeatable, also for the old and the new key while keys are rotated")
+	s.StringVar(&o.passphraseFile, "passphrase-file", "", "`FILE` (mode 0600) with the passphrase of keys that are encrypted (affidavit keygen --passphrase-file)")
+	s.StringArrayVar(&o.agentKeys, "ssh-agent-key", nil, "OpenSSH public key `FILE` of an Ed25519 key in the agent at $SSH_AUTH_SOCK, such as affidavit-signer in front of a PKCS #11 token; repeatable")
 	s.StringVar(&o.storage, "storage", "", "`posix:DIR`, a directory on a local disk that is this log's alone")
 	s.BoolVar(&o.init, "init", false, "make a new log; refused if there is one")
 	s.StringVar(&o.listen, "listen", "", "public `ADDR`, such as 127.0.0.1:8080; put TLS in front of it")
@@ -335,7 +330,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 		flag  string
 		given bool
 	}{
-		{"origin", o.origin != ""}, {"key", len(o.keys) > 0}, {"storage", o.storage != ""}, {"log-policy", o.logPolicy != ""},
+		{"origin", o.origin != ""}, {"key", len(o.keys)+len(o.agentKeys) > 0}, {"storage", o.storage != ""}, {"log-policy", o.logPolicy != ""},
 		{"vendors", o.vendors != ""}, {"listen", o.listen != ""},
 	} {
 		if !need.given {

@@ -17,6 +17,7 @@ import (
 	"github.com/affidavit-log/affidavit/client/monitor/deliver"
 	"github.com/affidavit-log/affidavit/client/monitor/mirror"
 	"github.com/affidavit-log/affidavit/client/webui"
+	"github.com/affidavit-log/affidavit/cmd/internal/keys"
 	"github.com/affidavit-log/affidavit/cmd/internal/version"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/verifier"
@@ -93,7 +94,7 @@ func (o *options) open(logger *slog.Logger, stdout io.Writer) (_ *daemon, err er
 			Tool: version.Line("affidavit-monitor"), Logger: logger,
 		}
 		if o.webToken != "" {
-			if u.Token, err = readToken(o.webToken); err != nil {
+			if u.Token, err = keys.Token(o.webToken, minToken); err != nil {
 				return nil, err
 			}
 		}
@@ -131,8 +132,12 @@ func (d *daemon) openAppraiser(o *options, policy *checkpoint.Policy) (err error
 		Source:         appraiser.FromMonitor(d.monitor),
 		ExceptionsFile: o.exceptions,
 	}
+	ring, err := keys.Open(o.passphraseFile)
+	if err != nil {
+		return err
+	}
 	for _, file := range o.appraiserKeys {
-		k, err := readKey(file)
+		k, err := ring.Signing(file)
 		if err != nil {
 			return err
 		}
@@ -182,38 +187,6 @@ func readFile[T any](name string, parse func([]byte) (T, error)) (v T, err error
 
 // minToken is how many characters a token has at least: whoever can reach the address can guess.
 const minToken = 20
-
-// readToken reads the first line of a file that nobody else can read.
-func readToken(file string) (string, error) {
-	fi, err := os.Stat(file)
-	if err != nil {
-		return "", err
-	}
-	if fi.Mode().Perm()&0o077 != 0 {
-		return "", fmt.Errorf("%s has mode %#o: others can read or change the token; chmod 600 %s", file, fi.Mode().Perm(), file)
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return "", err
-	}
-	token := strings.TrimRight(string(b), "\r\n")
-	if len(token) < minToken || strings.ContainsAny(token, " \t\r\n") {
-		return "", fmt.Errorf("%s: want one line of at least %d characters without spaces, such as openssl rand -hex 20 makes", file, minToken)
-	}
-	return token, nil
-}
-
-// readKey reads a signing key from a file that nobody else can read.
-func readKey(file string) (*checkpoint.SigningKey, error) {
-	fi, err := os.Stat(file)
-	if err != nil {
-		return nil, err
-	}
-	if fi.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s has mode %#o: others can read or change the key; chmod 600 %s", file, fi.Mode().Perm(), file)
-	}
-	return readFile(file, func(b []byte) (*checkpoint.SigningKey, error) { return checkpoint.ParseSigningKey(string(b)) })
-}
 
 // listeners are the addresses that the daemon serves at. Each is nil if it isn't given.
 type listeners struct{ api, public, metrics net.Listener }

@@ -78,6 +78,7 @@ type options struct {
 	mirror                              string
 	listen, publicListen, metricsListen string
 	appraiserKeys                       []string
+	passphraseFile                      string
 	appraiserInit, appraiserRecover     bool
 	exceptions                          string
 	webToken                            string
@@ -126,6 +127,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.StringVar(&o.metricsListen, "metrics-listen", "", "private `ADDR` for metrics, health, readiness and profiling")
 	s.StringVar(&o.mirror, "mirror", "", "`DIR` for a full copy of the log; made if there is none")
 	s.StringArrayVar(&o.appraiserKeys, "appraiser-key", nil, "`FILE` (mode 0600) with a key to cosign, by c2sp.org/tlog-witness, trees of which every entry was verified; its name ends in /appraiser; repeatable for Ed25519 and ML-DSA-44")
+	s.StringVar(&o.passphraseFile, "passphrase-file", "", "`FILE` (mode 0600) with the passphrase of keys that are encrypted (affidavit keygen --passphrase-file)")
 	s.BoolVar(&o.appraiserInit, "appraiser-init", false, "begin what the appraiser remembers to have cosigned; refused if it exists")
 	s.BoolVar(&o.appraiserRecover, "appraiser-recover", false, "what the appraiser remembers was restored from a backup: first advance to what the log's checkpoint shows that it has cosigned")
 	s.StringVar(&o.exceptions, "exceptions", "", "`FILE` with entries that the appraiser cosigns although they are disputed, see client/monitor/appraiser/README.md")

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/affidavit-log/affidavit/cmd/internal/keys"
 	"github.com/affidavit-log/affidavit/cmd/internal/version"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/witness"
@@ -130,28 +131,21 @@ func (o *options) config(logger *slog.Logger) (*witness.Config, error) {
 		Name: o.name, State: o.state, Init: o.init, Logs: o.knownLogs, LogLists: o.logLists, LogListInterval: o.logListInterval,
 		PublicURL: o.publicURL, Recover: o.recover, RecoverFrom: o.recoverFrom, Logger: logger,
 	}
+	ring, err := keys.Open(o.passphraseFile)
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range o.keys {
-		b, err := os.ReadFile(name)
+		k, err := ring.Signing(name)
 		if err != nil {
 			return nil, err
-		}
-		k, err := checkpoint.ParseSigningKey(string(b))
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		if fi, err := os.Stat(name); err == nil && fi.Mode()&0o077 != 0 {
-			logger.Warn("others can read this key", "file", name, "mode", fi.Mode())
 		}
 		c.Keys = append(c.Keys, k)
 	}
 	for _, name := range o.agentKeys {
-		b, err := os.ReadFile(name)
+		k, err := keys.AgentFile(checkpoint.CosignatureEd25519, o.name, name)
 		if err != nil {
 			return nil, err
-		}
-		k, err := witness.AgentKey(o.name, os.Getenv("SSH_AUTH_SOCK"), b)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		c.Keys = append(c.Keys, k)
 	}
@@ -161,6 +155,7 @@ func (o *options) config(logger *slog.Logger) (*witness.Config, error) {
 // options is what the command line says.
 type options struct {
 	name, state, listen, metricsListen string
+	passphraseFile                     string
 	publicURL, bastion, bastionKey     string
 	keys, agentKeys, logLists          []string
 	logListInterval                    time.Duration
@@ -178,7 +173,8 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	f.SortFlags = false
 	f.Usage = func() { fmt.Fprint(stdout, usage, f.FlagUsagesWrapped(100)) }
 	f.StringVar(&o.name, "name", "", "`NAME` of the witness, such as witness.example/w1; all keys have it")
-	f.StringArrayVar(&o.keys, "key", nil, "`FILE` with a signing key of type 04 (Ed25519) or 06 (ML-DSA-44); repeatable")
+	f.StringArrayVar(&o.keys, "key", nil, "`FILE` (mode 0600) with a signing key of type 04 (Ed25519) or 06 (ML-DSA-44); repeatable")
+	f.StringVar(&o.passphraseFile, "passphrase-file", "", "`FILE` (mode 0600) with the passphrase of keys that are encrypted (affidavit keygen --passphrase-file)")
 	f.StringArrayVar(&o.agentKeys, "ssh-agent-key", nil, "OpenSSH public key `FILE` of an Ed25519 key in the agent at $SSH_AUTH_SOCK; repeatable")
 	f.StringVar(&o.state, "state", "", "database `FILE` with what was cosigned; keep it on a durable disk")
 	f.BoolVar(&o.init, "init", false, "begin a new database; refused if it exists")

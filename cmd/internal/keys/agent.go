@@ -1,4 +1,4 @@
-package witness
+package keys
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -17,11 +18,17 @@ import (
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 )
 
-// AgentKey returns a cosignature key whose private half is in an SSH agent, for
-// example one that keeps it in hardware. The public key is a line of OpenSSH's
-// form, as in id_ed25519.pub; only Ed25519 is possible. The agent must be at the
-// socket now, and for each signature.
-func AgentKey(name, socket string, publicKey []byte) (*checkpoint.SigningKey, error) {
+// Agent returns a log's or witness's Ed25519 key, of kind [checkpoint.Ed25519] or [checkpoint.CosignatureEd25519], whose
+// private half is in an SSH agent: OpenSSH's, one that keeps it in hardware, or affidavit-signer in front of a PKCS #11
+// token. Whatever speaks the agent's protocol (draft-miller-ssh-agent) will do, such as a small program in front of a
+// cloud's key service. The public key is a line of OpenSSH's form, as in id_ed25519.pub. The agent must be at the socket
+// now, and for each signature, which is verified before it is used.
+//
+// An agent signs whatever it is given, so the key must serve nothing else: no SSH login, and no second log or witness.
+// What we have it sign can't be taken for a login. A checkpoint, with or without the header of a cosignature, begins with
+// a line of text, and what SSH signs (RFC 4252, section 7) with the length of the session identifier: four bytes, of which
+// the first is zero. The other way round a server that somebody logs in to doesn't choose what is signed.
+func Agent(kind checkpoint.Kind, name, socket string, publicKey []byte) (*checkpoint.SigningKey, error) {
 	pub, _, _, rest, err := ssh.ParseAuthorizedKey(publicKey)
 	if err != nil || len(bytes.TrimSpace(rest)) > 0 {
 		return nil, fmt.Errorf("not one public key in OpenSSH's form: %v", err)
@@ -41,7 +48,7 @@ func AgentKey(name, socket string, publicKey []byte) (*checkpoint.SigningKey, er
 	if err := s.has(); err != nil {
 		return nil, fmt.Errorf("SSH agent at %s: %w", socket, err)
 	}
-	return checkpoint.NewSigningKey(checkpoint.CosignatureEd25519, name, s)
+	return checkpoint.NewSigningKey(kind, name, s)
 }
 
 // agentSigner is a [crypto.Signer] for Ed25519.
@@ -57,7 +64,7 @@ type agentSigner struct {
 	client agent.ExtendedAgent
 }
 
-// agentTimeout bounds a request. Agents that ask a person aren't for a witness.
+// agentTimeout bounds a request. Agents that ask a person aren't for a daemon.
 const agentTimeout = 10 * time.Second
 
 // with calls f with a client, and once again with a new connection if f fails:
@@ -130,4 +137,17 @@ func (s *agentSigner) Sign(_ io.Reader, message []byte, opts crypto.SignerOpts) 
 		return nil, errors.New("SSH agent: the signature doesn't verify")
 	}
 	return sig, nil
+}
+
+// AgentFile is [Agent] with the public key in a file, and the agent at the socket that the environment's SSH_AUTH_SOCK names.
+func AgentFile(kind checkpoint.Kind, name, file string) (*checkpoint.SigningKey, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	k, err := Agent(kind, name, os.Getenv("SSH_AUTH_SOCK"), b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return k, nil
 }
