@@ -165,6 +165,9 @@ func Check(ctx context.Context, c CheckConfig) (*CheckReport, error) {
 		repo = posixRepository{dirFiles{c.Dir}}
 	case c.Tiles != "" && c.Dir == "":
 		repo = tilesRepository{dirFiles{c.Tiles}}
+		if _, err := repo.get(ctx, publishedName, 0); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w: %s has no checkpoint", ErrNoLog, c.Tiles)
+		}
 	default:
 		return nil, errors.New("either the log's directory or one with tiles must be given")
 	}
@@ -211,13 +214,12 @@ type audit struct {
 	edge      map[tileID][][32]byte
 	last      []byte // the partial entry bundle, if there is one; nil if there is none, or it couldn't be read
 
-	mu       sync.Mutex // guards what follows
-	report   CheckReport
-	done     uint64
-	watched  map[tileID][][32]byte  // rows of hashes, as computed from the entries, that roots depend on
-	blobs    map[record.Digest]bool // that were audited; bounded
-	noted    uint64                 // the largest size in a time leaf
-	partials uint64                 // superseded ones
+	mu      sync.Mutex // guards what follows
+	report  CheckReport
+	done    uint64
+	watched map[tileID][][32]byte  // rows of hashes, as computed from the entries, that roots depend on
+	blobs   map[record.Digest]bool // that were audited; bounded
+	noted   uint64                 // the largest size in a time leaf
 }
 
 // add adds a finding. It can be called concurrently.

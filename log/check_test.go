@@ -509,6 +509,9 @@ func TestCheckNothing(t *testing.T) {
 	if _, err := Check(t.Context(), CheckConfig{Dir: t.TempDir()}); !errors.Is(err, ErrNoLog) {
 		t.Errorf("%v", err)
 	}
+	if _, err := Check(t.Context(), CheckConfig{Tiles: t.TempDir()}); !errors.Is(err, ErrNoLog) {
+		t.Errorf("%v", err)
+	}
 	if _, err := Check(t.Context(), CheckConfig{}); err == nil {
 		t.Error("nothing to check was checked")
 	}

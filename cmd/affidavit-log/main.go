@@ -49,6 +49,11 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 {
+		if command, ok := commands[args[0]]; ok {
+			return command(ctx, args[1:], stdout, stderr)
+		}
+	}
 	o, status, ok := parseFlags(args, stdout, stderr)
 	if !ok {
 		return status
@@ -248,7 +253,7 @@ type options struct {
 	level                                     slog.Level
 }
 
-const usage = `affidavit-log runs a transparency log of attestation records.
+const usage = `affidavit-log runs a transparency log of attestation records, or with "check" audits what one has stored.
 
   affidavit-log --origin NAME --key FILE [--key FILE] --storage posix:DIR
       --log-policy FILE --vendors FILE --listen ADDR [--metrics-listen ADDR] [--init]
