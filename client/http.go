@@ -117,9 +117,10 @@ type request struct {
 	body        []byte
 	contentType string
 	accept      string
-	limit       int  // of the answer's body in bytes, decompressed
-	cut         bool // a longer body is cut off at the limit and one byte, and no error
-	auth        bool // with the token, and no redirects
+	limit       int    // of the answer's body in bytes, decompressed
+	cut         bool   // a longer body is cut off at the limit and one byte, and no error
+	into        []byte // where the answer's body goes, if there is room
+	auth        bool   // with the token, and no redirects
 }
 
 // do makes a request until it is answered with something other than an overload. Connections that fail, 502, 503, 504
@@ -201,7 +202,7 @@ func (c *Client) once(ctx context.Context, r request) (*response, error) {
 	if !good {
 		limit = maxProblem
 	}
-	body, err := readBody(resp, limit)
+	body, err := readBody(resp, limit, r.into)
 	if good && r.cut && errors.Is(err, errTooLarge) {
 		err = nil
 	}
@@ -219,8 +220,9 @@ func (c *Client) once(ctx context.Context, r request) (*response, error) {
 }
 
 // readBody returns the whole body, decompressed. It is no longer than limit, which is checked on what comes out, so
-// that a small body cannot grow without bounds; of a longer one the beginning is returned beside the error.
-func readBody(resp *http.Response, limit int) ([]byte, error) {
+// that a small body cannot grow without bounds; of a longer one the beginning is returned beside the error. It is in into,
+// if that has room for it.
+func readBody(resp *http.Response, limit int, into []byte) ([]byte, error) {
 	var r io.Reader = resp.Body
 	switch e := resp.Header.Get("Content-Encoding"); e {
 	case "", "identity":
@@ -233,7 +235,7 @@ func readBody(resp *http.Response, limit int) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("content encoding %q was not asked for", e)
 	}
-	var buf bytes.Buffer
+	buf := bytes.NewBuffer(into[:0])
 	// A hint, so that large bodies aren't copied again and again: leaves compress to a third or so.
 	if n, err := strconv.Atoi(resp.Header.Get("Content-Length")); err == nil && n > 0 {
 		if _, compressed := r.(*gzip.Reader); compressed {
