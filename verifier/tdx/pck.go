@@ -3,6 +3,7 @@ package tdx
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/hex"
@@ -166,6 +167,7 @@ type platform struct {
 	caKey    []byte // DER of the CA's public key
 	key      *ecdsa.PublicKey
 	ext      *pckExtension
+	chain    [32]byte // SHA-256 of the three certificates' DER
 
 	// Rendered for results.
 	fmspc, pceid, ppid, instanceID string
@@ -197,6 +199,7 @@ func parsePCKChain(pem []byte, root *Root) (*platform, error) {
 		caName:   ca.RawSubject,
 		caKey:    ca.RawSubjectPublicKeyInfo,
 		key:      leaf.PublicKey.(*ecdsa.PublicKey),
+		chain:    sha256.Sum256(bytes.Join(ders, nil)),
 	}
 	p.from, p.to = p.windows[0].from, p.windows[0].to
 	for _, w := range p.windows[1:] {

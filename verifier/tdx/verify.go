@@ -29,13 +29,14 @@ type Result struct {
 	// reached, whatever its TDX components. It matters for TDRelaunchAdvised only.
 	SGX Status
 
-	FMSPC      string // kind of platform, lowercase hex
-	PCEID      string // lowercase hex
-	PPID       string // identity of the processor package for provisioning, lowercase hex
-	PCKSerial  string // serial number of the PCK certificate, lowercase hex
-	PCKCA      string // CAPlatform or CAProcessor
-	SGXType    uint8  // of memory protection; 0: standard, 1: scalable, 2: scalable with integrity
-	InstanceID string // of a platform with several packages, lowercase hex; else ""
+	FMSPC      string   // kind of platform, lowercase hex
+	PCEID      string   // lowercase hex
+	PPID       string   // identity of the processor package for provisioning, lowercase hex
+	PCKChain   [32]byte // SHA-256 of the DER of PCK certificate, CA and root
+	PCKSerial  string   // serial number of the PCK certificate, lowercase hex
+	PCKCA      string   // CAPlatform or CAProcessor
+	SGXType    uint8    // of memory protection; 0: standard, 1: scalable, 2: scalable with integrity
+	InstanceID string   // of a platform with several packages, lowercase hex; else ""
 	// Configuration is nil unless Intel certified a platform with several packages.
 	Configuration *Configuration
 
@@ -195,6 +196,7 @@ func (v *Verifier) Verify(q *Quote, s *Set, at time.Time) (*Result, error) {
 		FMSPC:      p.fmspc,
 		PCEID:      p.pceid,
 		PPID:       p.ppid,
+		PCKChain:   p.chain,
 		PCKSerial:  p.serial,
 		PCKCA:      p.ca,
 		SGXType:    p.ext.sgxType,

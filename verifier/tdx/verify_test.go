@@ -2,7 +2,9 @@ package tdx_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/pem"
 	"errors"
 	"math/big"
 	"reflect"
@@ -139,6 +141,15 @@ func TestResult(t *testing.T) {
 		t.Fatal(err)
 	}
 	pl := s.pki.NewPlatform(s.platform)
+	raw, _, _ := s.make(t) // the chain is the same in each quote
+	q, err := tdx.ParseQuote(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := sha256.New()
+	for block, rest := pem.Decode(q.PCKChain); block != nil; block, rest = pem.Decode(rest) {
+		chain.Write(block.Bytes)
+	}
 	if len(r.InstanceID) != 32 {
 		t.Errorf("instance id %q", r.InstanceID)
 	}
@@ -154,6 +165,7 @@ func TestResult(t *testing.T) {
 		FMSPC:         "90c06f000000",
 		PCEID:         "0a00",
 		PPID:          "ab000000000000000000000000000001",
+		PCKChain:      [32]byte(chain.Sum(nil)),
 		PCKSerial:     pl.PCKSerial().Text(16),
 		PCKCA:         tdx.CAPlatform,
 		SGXType:       1,
