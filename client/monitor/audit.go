@@ -142,7 +142,7 @@ func (a *audit) window(ctx context.Context, items []*item) error {
 		// Whoever passed the leaves has compared the root.
 		c.st.Checkpoint = c.st.Newest
 	}
-	if err := errors.Join(a.due(c), a.writePending(c), a.writeSequences(c), a.tree.write(c.b)); err != nil {
+	if err := errors.Join(a.due(c), a.writePending(c), a.writeSequences(c), a.tree.write(c.b), a.x.finish(c.b)); err != nil {
 		return err
 	}
 	if err := c.commit(); err != nil {
@@ -198,7 +198,7 @@ func (a *audit) clock(c *change, it *item) {
 // entry audits what records and vendors' leaves have in common. It reports whether the statement is new by whether
 // it.again is set.
 func (a *audit) entry(ctx context.Context, c *change, it *item) error {
-	if _, err := a.x.record(c.b, &judged{index: it.index, hash: it.hash, leaf: it.leaf, verdict: it.verdict, err: it.err, notBefore: it.notBefore}); err != nil {
+	if _, err := a.x.record(c.b, &judged{index: it.index, hash: it.hash, leaf: it.leaf, verdict: it.verdict, err: it.err, notBefore: it.notBefore, statement: it.statement}); err != nil {
 		return err
 	}
 	if !a.m.cfg.LogPolicy.IsQuorumNone() {

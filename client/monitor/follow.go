@@ -33,8 +33,9 @@ func (l *lie) Error() string { return l.f.Message }
 // A bundled is an entry bundle that is proven to be in the tree.
 type bundled struct {
 	n      uint64
-	leaves [][]byte
+	leaves [][]byte // in buf, which is free once they are copied
 	hashes []tlog.Hash
+	buf    []byte
 	tile   *Finding // the tile of these hashes that the log serves is another
 }
 
@@ -275,6 +276,7 @@ func (m *Monitor) fetch(ctx context.Context, target seenCheckpoint, to chan<- []
 			items = append(items, &item{index: index, raw: slices.Clone(a.b.leaves[i]), hash: record.Digest(h)})
 			size += len(a.b.leaves[i])
 		}
+		m.putBuffer(a.b.buf)
 		clear(scratch.full)
 		if len(items) >= m.windowLeaves || size >= windowBytes {
 			if !send() {
@@ -292,7 +294,7 @@ func (m *Monitor) fetch(ctx context.Context, target seenCheckpoint, to chan<- []
 // want is the root of its hashes, if it is a full one.
 func (m *Monitor) readBundle(ctx context.Context, target seenCheckpoint, n uint64, want *tlog.Hash) (*bundled, error) {
 	w := int(min(target.Size-n*width, width))
-	raw, err := m.cfg.Log.RawEntries(ctx, n, w)
+	raw, err := m.cfg.Log.RawEntriesInto(ctx, n, w, m.getBuffer())
 	if err != nil {
 		return nil, m.unserved(err, raw.Path, n*width, target)
 	}
@@ -303,7 +305,7 @@ func (m *Monitor) readBundle(ctx context.Context, target seenCheckpoint, n uint6
 	case len(entries) < raw.Width:
 		return nil, &lie{f: served(KindMalformed, raw, target, "%s has %d whole entries, want %d", raw.Path, len(entries), raw.Width)}
 	}
-	b := &bundled{n: n, leaves: entries[:w], hashes: make([]tlog.Hash, w)}
+	b := &bundled{n: n, leaves: entries[:w], hashes: make([]tlog.Hash, w), buf: raw.Body}
 	for i, e := range b.leaves {
 		b.hashes[i] = tlog.Hash(record.LeafHash(e))
 	}
@@ -319,6 +321,29 @@ func (m *Monitor) readBundle(ctx context.Context, target seenCheckpoint, n uint6
 		b.tile = served(KindSwappedTile, tile, target, "%s doesn't hold the hashes of the log's entries, which are those of the tree", tile.Path)
 	}
 	return b, nil
+}
+
+// Bundles are read into buffers that are used again: new ones of a megabyte or two would have to be cleared, and the
+// collector would run for them all the time.
+const maxBuffer = 4 << 20 // larger ones aren't kept
+
+func (m *Monitor) getBuffer() []byte {
+	select {
+	case b := <-m.buffers:
+		return b
+	default:
+		return nil
+	}
+}
+
+func (m *Monitor) putBuffer(b []byte) {
+	if cap(b) > maxBuffer {
+		return
+	}
+	select {
+	case m.buffers <- b[:0]:
+	default:
+	}
 }
 
 // unserved makes a lie of the log's refusal to serve what a checkpoint covers.

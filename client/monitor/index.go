@@ -18,7 +18,7 @@ import (
 // database names, and is written in the same batches.
 const (
 	prefixRecord = 'R' // index → encodeRecord
-	prefixKey    = 'k' // kind, 16 bytes of the value's hash, index → nothing, or for recalls: see recallValue
+	prefixKey    = 'k' // kind, 16 bytes of the value's hash, index → a part of a list, see part
 	prefixCover  = 'V' // size of a checkpoint in a time leaf → index of the leaf, time: see indexer.timeLeaf
 	prefixClass  = 'E' // evidence class → family, and a quote of the class
 	prefixFamily = 'F' // family: FMSPC, "/", certificate authority → nothing
@@ -47,9 +47,9 @@ const (
 	keyWithdrawn  = 'w' // statement digest of the release that is withdrawn
 )
 
-// A postings is the beginning of the keys of all leaves with one value: they end in the leaf's index, so that they are
-// in the log's order. Values are hashed, which makes keys equally long, and keeps whoever chooses values from having
-// two share a list.
+// A postings names the list of all leaves with one value, in the log's order. It is the beginning of the keys of the
+// list's parts, which end in the index of a part's first leaf. Values are hashed, which makes keys equally long, and
+// keeps whoever chooses values from having two share a list.
 type postings [18]byte
 
 func stringPostings(kind byte, values ...string) (p postings) {
@@ -66,16 +66,37 @@ func hashPostings(kind byte, value [32]byte) (p postings) {
 	return p
 }
 
-// at is the key for the leaf at index.
+// at is the key for the part that begins with the leaf at index.
 func (p postings) at(index uint64) []byte { return binary.BigEndian.AppendUint64(p[:], index) }
 
 func recordKey(index uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{prefixRecord}, index)
 }
 
-// recallValue is what the keys hold by which records are recalled: enough to count records and sessions without reading
-// the records, of which there may be millions. It is a 1 for a genuine record with evidence of hardware, and 16 bytes of
-// the session's digest, if it is about one; else a 0.
+// A part is what one batch adds to a list: some hundred leaves that have a value in common take one key. Its value has for
+// each leaf but the first by how much its index is larger than the one before, and for lists by which records are
+// recalled what recallValue says of each.
+type part struct {
+	first, last uint64
+	leaves      int
+	value       []byte
+}
+
+// maxPart bounds the leaves of a part, which readers go through one by one.
+const maxPart = 256
+
+// recalls reports whether records are recalled by lists of a kind.
+func recalls(kind byte) bool {
+	switch kind {
+	case keyRelease, keyFMSPC, keyPlatform, keyAdvisory:
+		return true
+	}
+	return false
+}
+
+// recallValue is what the lists by which records are recalled hold of each: enough to count records and sessions
+// without reading the records, of which there may be millions. It is a 2 for a genuine record with evidence of hardware
+// that is about a session, and 16 bytes of the session's digest; a 1 for one without; else a 0.
 func recallValue(r *Record) []byte {
 	if !r.Genuine || r.EvidenceClass == (Hash{}) {
 		return []byte{0}
@@ -83,28 +104,19 @@ func recallValue(r *Record) []byte {
 	if r.Session == (Hash{}) {
 		return []byte{1}
 	}
-	return append([]byte{1}, short(record.Digest(r.Session))...)
+	return append([]byte{2}, short(record.Digest(r.Session))...)
 }
 
-// recordPostings calls f with everything that r is found by, and with the keys' values.
-func recordPostings(r *Record, f func(p postings, value []byte)) {
-	recall := recallValue(r)
-	put := func(kind byte, p postings) {
-		switch kind {
-		case keyRelease, keyFMSPC, keyPlatform, keyAdvisory:
-			f(p, recall)
-		default:
-			f(p, nil)
-		}
-	}
+// recordPostings calls f with the lists that r is in, with some maybe twice.
+func recordPostings(r *Record, f func(p postings)) {
 	hash := func(kind byte, h Hash) {
 		if h != (Hash{}) {
-			put(kind, hashPostings(kind, h))
+			f(hashPostings(kind, h))
 		}
 	}
 	text := func(kind byte, s string) {
 		if s != "" {
-			put(kind, stringPostings(kind, s))
+			f(stringPostings(kind, s))
 		}
 	}
 	hash(keySession, r.Session)
@@ -139,6 +151,9 @@ type indexer struct {
 	covered uint64
 
 	evidence uint64 // what prefixCount says
+	counted  uint64 // what it says in the database, or in the batch
+
+	parts map[postings]*part // of the batch in the making
 
 	hours map[uint64]span                  // since 1970; those that were written to
 	seen  *simplelru.LRU[string, struct{}] // keys of classes and families that are in the database, or in a batch
@@ -153,7 +168,7 @@ func newIndexer(db *pebble.DB) (*indexer, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &indexer{db: db, hours: make(map[uint64]span), seen: seen}
+	x := &indexer{db: db, hours: make(map[uint64]span), seen: seen, parts: make(map[postings]*part)}
 	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixCover}, UpperBound: []byte{prefixCover + 1}})
 	if err != nil {
 		return nil, err
@@ -169,7 +184,49 @@ func newIndexer(db *pebble.DB) (*indexer, error) {
 		return nil, err
 	}
 	x.evidence, _, err = getU64(db, []byte{prefixCount})
+	x.counted = x.evidence
 	return x, err
+}
+
+// finish adds to the batch what is written once for all of its leaves. It comes last.
+func (x *indexer) finish(b *pebble.Batch) error {
+	for p, part := range x.parts {
+		if err := b.Set(p.at(part.first), part.value, nil); err != nil {
+			return err
+		}
+	}
+	clear(x.parts)
+	if x.evidence == x.counted {
+		return nil
+	}
+	x.counted = x.evidence
+	return b.Set([]byte{prefixCount}, u64(x.evidence), nil)
+}
+
+// add adds a leaf to a list. Recall is what recallValue says of it, for lists that have it.
+func (x *indexer) add(b *pebble.Batch, p postings, index uint64, recall []byte) error {
+	l := x.parts[p]
+	if l != nil && l.last == index {
+		return nil
+	}
+	if l != nil && l.leaves == maxPart {
+		if err := b.Set(p.at(l.first), l.value, nil); err != nil {
+			return err
+		}
+		l = nil
+	}
+	if l == nil {
+		l = &part{first: index}
+		x.parts[p] = l
+	} else {
+		l.value = binary.AppendUvarint(l.value, index-l.last)
+	}
+	l.last = index
+	l.leaves++
+	if recalls(p[1]) {
+		l.value = append(l.value, recall...)
+	}
+	return nil
 }
 
 // committed is to be called when the batch is committed, so that what can be read again isn't remembered.
@@ -182,7 +239,7 @@ func (x *indexer) committed() {
 // record adds a leaf with an entry, and returns its summary.
 func (x *indexer) record(b *pebble.Batch, j *judged) (*Record, error) {
 	r := newRecord(j)
-	if err := putRecord(b, r); err != nil {
+	if err := x.put(b, r); err != nil {
 		return nil, err
 	}
 	if err := x.hour(b, r); err != nil {
@@ -213,12 +270,13 @@ func imagePostings(vendor string, image record.Digest) postings {
 	return stringPostings(keyImage, vendor, string(image[:]))
 }
 
-// putRecord writes a record and its keys.
-func putRecord(b *pebble.Batch, r *Record) error {
+// put writes a record, and adds it to the lists that it is in.
+func (x *indexer) put(b *pebble.Batch, r *Record) error {
 	err := b.Set(recordKey(r.Index), encodeRecord(r), nil)
-	recordPostings(r, func(p postings, value []byte) {
+	recall := recallValue(r)
+	recordPostings(r, func(p postings) {
 		if err == nil {
-			err = b.Set(p.at(r.Index), value, nil)
+			err = x.add(b, p, r.Index, recall)
 		}
 	})
 	return err
@@ -254,9 +312,6 @@ func (x *indexer) class(b *pebble.Batch, r *Record, q *tdx.Quote, res *tdx.Resul
 		return err
 	}
 	x.evidence++
-	if err := b.Set([]byte{prefixCount}, u64(x.evidence), nil); err != nil {
-		return err
-	}
 	class := classKey(r.EvidenceClass)
 	if x.seen.Contains(string(class)) {
 		return nil // before the quote is copied, for nearly every record

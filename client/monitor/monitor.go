@@ -141,7 +141,8 @@ type Monitor struct {
 	failed   error // after a failed write; only Open helps
 	scanned  *scan // of Newest, if the log's hashes didn't prove it
 
-	windowLeaves int // how many leaves are audited in one batch
+	windowLeaves int         // how many leaves are audited in one batch
+	buffers      chan []byte // free ones, see getBuffer
 
 	opened   time.Time // when the monitor was opened
 	written  time.Time // when the state was last written for its own sake
@@ -185,7 +186,7 @@ func Open(cfg Config) (*Monitor, error) {
 	}
 	m := &Monitor{
 		cfg: cfg, v: verifier.New(cfg.Root), audit: lenient, opened: cfg.Now(), windowLeaves: windowLeaves,
-		kick: make(chan struct{}, 1), closed: make(chan struct{}),
+		buffers: make(chan []byte, cfg.Reads), kick: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
 	m.live.witness = make(map[string]WitnessStatus)
 	dir := filepath.Join(cfg.Dir, "db")
@@ -555,7 +556,7 @@ func (m *Monitor) SetCursor(name string, seq uint64) error {
 var lenientPolicy = strings.TrimSpace(`
 tcb:
   statuses: [UpToDate, SWHardeningNeeded, ConfigurationNeeded, ConfigurationAndSWHardeningNeeded, OutOfDate, OutOfDateConfigurationNeeded, TDRelaunchAdvised, TDRelaunchAdvisedConfigurationNeeded]
-profiles: [statement/v1, vendor-signed/v1, unbound/v1]
+profiles: [statement/v1, azure-paravisor/v1, dstack-proxy/v1, ita-nonce/v1, tls-hpke/v2, vendor-signed/v1, unbound/v1]
 time:
   allow-unproven: true
 models:

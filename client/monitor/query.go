@@ -200,20 +200,17 @@ func (r *reader) ended(start *Record) (index *uint64, err error) {
 
 // scan calls f with the indices in a posting list, from after on, until it returns false.
 func (r *reader) scan(p postings, after uint64, f func(index uint64) (bool, error)) error {
-	it, err := r.db.NewIter(&pebble.IterOptions{LowerBound: p.at(after), UpperBound: p.at(r.state.Size)})
+	l, err := r.list(p, r.state.Size)
 	if err != nil {
 		return err
 	}
-	for ok := it.First(); ok; ok = it.Next() {
-		if ok, err := f(indexOf(it)); !ok || err != nil {
-			return errors.Join(err, it.Close())
+	for ok := l.seek(after); ok; ok = l.next() {
+		if ok, err := f(l.index); !ok || err != nil {
+			return errors.Join(err, l.close())
 		}
 	}
-	return it.Close()
+	return l.close()
 }
-
-// indexOf returns the leaf that the key at an iterator's position is about.
-func indexOf(it *pebble.Iterator) uint64 { return binary.BigEndian.Uint64(it.Key()[len(postings{}):]) }
 
 // first returns the lowest index in a posting list whose record or leaf f accepts.
 func (r *reader) first(p postings) (index uint64, ok bool, err error) {
@@ -325,24 +322,24 @@ func (r *reader) join(ctx context.Context, lists []postings, lo, hi uint64, step
 	if len(lists) == 0 {
 		return r.all(ctx, lo, hi, steps, f, next)
 	}
-	its := make([]*pebble.Iterator, len(lists))
+	its := make([]*list, len(lists))
 	defer func() {
-		for _, it := range its {
-			if it != nil {
-				it.Close()
+		for _, l := range its {
+			if l != nil {
+				l.close()
 			}
 		}
 	}()
 	for k, p := range lists {
 		var err error
-		if its[k], err = r.db.NewIter(&pebble.IterOptions{LowerBound: p.at(lo), UpperBound: p.at(hi)}); err != nil {
+		if its[k], err = r.list(p, hi); err != nil {
 			return err
 		}
-		if !its[k].First() {
-			return its[k].Error()
+		if !its[k].seek(lo) {
+			return its[k].err
 		}
 	}
-	at := indexOf(its[0])
+	at := its[0].index
 	for n, agree, k := 0, 0, 0; ; n++ {
 		if n&1023 == 1023 {
 			if err := ctx.Err(); err != nil {
@@ -353,23 +350,12 @@ func (r *reader) join(ctx context.Context, lists []postings, lo, hi uint64, step
 			*next = at
 			return nil
 		}
-		it := its[k]
-		i := indexOf(it)
-		if i < at {
-			// The next key is often the one, and cheaper to reach than by a seek.
-			if it.Next() {
-				i = indexOf(it)
-			}
-			if it.Valid() && i < at {
-				it.SeekGE(lists[k].at(at))
-			}
-			if !it.Valid() {
-				return it.Error()
-			}
-			i = indexOf(it)
+		l := its[k]
+		if l.index < at && !l.seek(at) {
+			return l.err
 		}
-		if i > at {
-			at, agree = i, 0
+		if l.index > at {
+			at, agree = l.index, 0
 		}
 		if agree++; agree == len(its) {
 			ok, err := f(at)

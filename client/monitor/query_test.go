@@ -3,6 +3,7 @@ package monitor
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -47,7 +48,7 @@ func newSynth(tb testing.TB) *synth {
 func (s *synth) put(tb testing.TB, b *pebble.Batch, r *Record) {
 	r.Index = s.size
 	s.size++
-	if err := putRecord(b, r); err != nil {
+	if err := s.x.put(b, r); err != nil {
 		tb.Fatal(err)
 	}
 	if err := s.x.hour(b, r); err != nil {
@@ -55,10 +56,16 @@ func (s *synth) put(tb testing.TB, b *pebble.Batch, r *Record) {
 	}
 	if r.Genuine && r.EvidenceClass != (Hash{}) {
 		s.x.evidence++
-		if err := b.Set([]byte{prefixCount}, u64(s.x.evidence), nil); err != nil {
-			tb.Fatal(err)
-		}
 	}
+}
+
+// commit commits a batch that records were put into.
+func (s *synth) commit(tb testing.TB, b *pebble.Batch) {
+	tb.Helper()
+	if err := errors.Join(s.x.finish(b), b.Commit(pebble.NoSync)); err != nil {
+		tb.Fatal(err)
+	}
+	s.x.committed()
 }
 
 func (s *synth) reader(tb testing.TB) *reader {
@@ -135,16 +142,12 @@ func (s *synth) fill(tb testing.TB, n int, keep bool) {
 			}
 		}
 		if i%5000 == 4999 {
-			if err := b.Commit(pebble.NoSync); err != nil {
-				tb.Fatal(err)
-			}
+			s.commit(tb, b)
 			s.x.committed()
 			b = s.db.NewBatch()
 		}
 	}
-	if err := b.Commit(pebble.NoSync); err != nil {
-		tb.Fatal(err)
-	}
+	s.commit(tb, b)
 }
 
 func (s *synth) matching(q Query) (want []uint64) {
@@ -222,9 +225,7 @@ func TestSearchFindsAll(t *testing.T) {
 		s.put(t, b, r)
 		s.all = append(s.all, r)
 	}
-	if err := b.Commit(pebble.NoSync); err != nil {
-		t.Fatal(err)
-	}
+	s.commit(t, b)
 	r := s.reader(t)
 	records := slices.DeleteFunc(slices.Clone(s.all), func(r *Record) bool { return r == nil })
 	empty := 0
@@ -318,9 +319,7 @@ func TestCovering(t *testing.T) {
 		s.size++
 		s.all = append(s.all, nil)
 		if rng.IntN(20) == 0 { // continue with another indexer, as after a restart
-			if err := b.Commit(pebble.NoSync); err != nil {
-				t.Fatal(err)
-			}
+			s.commit(t, b)
 			var err error
 			if s.x, err = newIndexer(s.db); err != nil {
 				t.Fatal(err)
@@ -328,9 +327,7 @@ func TestCovering(t *testing.T) {
 			b = s.db.NewBatch()
 		}
 	}
-	if err := b.Commit(pebble.NoSync); err != nil {
-		t.Fatal(err)
-	}
+	s.commit(t, b)
 	r := s.reader(t)
 	for n := range 4000 {
 		i := uint64(n)
@@ -405,9 +402,7 @@ func TestEnded(t *testing.T) {
 	put(func(r *Record) { end(r); r.Start[20] ^= 1 }) // the same list, another start
 	want := put(func(r *Record) { end(r); r.Role = bundle.RoleAbandoned })
 	put(end)
-	if err := b.Commit(pebble.NoSync); err != nil {
-		t.Fatal(err)
-	}
+	s.commit(t, b)
 	rec, err := s.reader(t).record(start)
 	if err != nil {
 		t.Fatal(err)
@@ -433,9 +428,7 @@ func TestRecall(t *testing.T) {
 		s.put(t, b, r)
 		s.all = append(s.all, r)
 	}
-	if err := b.Commit(pebble.NoSync); err != nil {
-		t.Fatal(err)
-	}
+	s.commit(t, b)
 	for _, q := range []monitorapi.RecallQuery{
 		{Advisory: "INTEL-SA-00001"},
 		{Advisory: "INTEL-SA-00002"},
@@ -549,7 +542,7 @@ func BenchmarkQuestions(b *testing.B) {
 	keys := 0
 	rng := rand.New(rand.NewPCG(1, 2))
 	for i := range uint64(3000) {
-		recordPostings(synthetic(rng, i), func(postings, []byte) { keys++ })
+		recordPostings(synthetic(rng, i), func(postings) { keys++ })
 	}
 	b.Logf("%d records, about %d index keys, %.0f records/s written", n, n*keys/3000, float64(n)/wrote.Seconds())
 	middle := uint64(n / 2 / 3)

@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/big"
@@ -9,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/affidavit-log/affidavit/client/bundle"
@@ -165,7 +165,7 @@ func TestReappraiseIsFullVerification(t *testing.T) {
 		}
 		r := synthetic(rng, s.size)
 		r.Role, r.FMSPC, r.Platform, r.TCBStatus, r.Advisories = bundle.RoleStart, res.FMSPC, res.PPID, string(res.Status), advisoryIDs(res)
-		r.EvidenceClass = evidenceClass(q)
+		r.EvidenceClass = evidenceClass(q, res.PCKChain)
 		s.put(t, b, r)
 		s.x.evidence-- // class counts it
 		if err := s.x.class(b, r, q, res); err != nil {
@@ -173,9 +173,7 @@ func TestReappraiseIsFullVerification(t *testing.T) {
 		}
 		quotes[r.Index], families[r.Index], records[r.Index] = q, family, r
 	}
-	if err := b.Commit(pebble.NoSync); err != nil {
-		t.Fatal(err)
-	}
+	s.commit(t, b)
 	if len(records) < 60 {
 		t.Fatalf("only %d quotes were genuine", len(records))
 	}
@@ -284,7 +282,7 @@ func TestEvidenceClass(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return evidenceClass(q)
+		return evidenceClass(q, sha256.Sum256(q.PCKChain))
 	}
 	base := class(p, tdxsim.QuoteOptions{Version: 5, Body: 3})
 	for name, same := range map[string]tdxsim.QuoteOptions{
@@ -382,9 +380,7 @@ func TestReconcile(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.size++
-	if err := b.Commit(pebble.NoSync); err != nil {
-		t.Fatal(err)
-	}
+	s.commit(t, b)
 	row := func(n uint64, edit func(*monitorapi.ReconcileRow)) monitorapi.ReconcileRow {
 		r := monitorapi.ReconcileRow{
 			Line: int(n) + 1, Session: made('s', n), Vendor: "https://vendor-0.example", Started: base.Add(time.Duration(n) * time.Minute), Sequence: n,
@@ -521,9 +517,7 @@ func TestVendorCheck(t *testing.T) {
 	put(0, bundle.RoleImport, 9*time.Minute, func(r *Record) { r.Session, r.HardwareBound, r.Tenant, r.Release = Hash{}, false, Hash{}, Hash{} })
 	put(5, bundle.RoleStart, 48*time.Hour, nil) // open, and nothing covers it
 	put(6, bundle.RoleStart, 48*time.Hour, func(r *Record) { r.Vendor = "https://vendor-1.example" })
-	if err := b.Commit(pebble.NoSync); err != nil {
-		t.Fatal(err)
-	}
+	s.commit(t, b)
 
 	got, err := s.reader(t).vendorCheck(t.Context(), monitorapi.VendorCheckQuery{Vendor: vendor})
 	if err != nil {

@@ -3,10 +3,7 @@ package monitor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
-
-	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/affidavit-log/affidavit/client/monitor/monitorapi"
 )
@@ -124,27 +121,23 @@ func (r *reader) recall(ctx context.Context, q monitorapi.RecallQuery, today *ju
 	return s, ctx.Err()
 }
 
-// recallList calls f with the index and the session of all records in a list that are evidence of hardware, as their
-// keys have it, see recallValue.
+// recallList calls f with the index and the session of all records in a list that are evidence of hardware, as the
+// list has it, see recallValue.
 func (r *reader) recallList(ctx context.Context, p postings, f func(index uint64, session []byte)) error {
-	it, err := r.db.NewIter(&pebble.IterOptions{LowerBound: p.at(0), UpperBound: p.at(r.state.Size)})
+	l, err := r.list(p, r.state.Size)
 	if err != nil {
 		return err
 	}
 	n := 0
-	for ok := it.First(); ok; ok = it.Next() {
+	for ok := l.seek(0); ok; ok = l.next() {
 		if n++; n&1023 == 0 && ctx.Err() != nil {
-			return errors.Join(ctx.Err(), it.Close())
+			return errors.Join(ctx.Err(), l.close())
 		}
-		switch v := it.Value(); {
-		case len(v) == 1 && v[0] == 0:
-		case len(v) == 1 && v[0] == 1, len(v) == 17 && v[0] == 1:
-			f(indexOf(it), v[1:])
-		default:
-			return errors.Join(fmt.Errorf("stored key of record %d is damaged", indexOf(it)), it.Close())
+		if l.recall[0] > 0 {
+			f(l.index, l.recall[1:])
 		}
 	}
-	return it.Close()
+	return l.close()
 }
 
 // evidence calls f with the genuine records with evidence of hardware that q is about, in the order of the log, without

@@ -29,6 +29,8 @@ type judged struct {
 	index uint64
 	hash  record.Digest // leaf hash
 	leaf  record.Leaf   // one with an entry
+	// statement is the digest of the entry's statement.
+	statement record.Digest
 
 	// One of these is set: the verdict on a genuine entry, or why it isn't one. A verdict under any appraisal policy
 	// will do, since only the platform is read from it.
@@ -44,7 +46,7 @@ func newRecord(j *judged) *Record {
 	e := entryOf(j.leaf)
 	st := e.Statement()
 	r := &Record{
-		Index: j.index, LeafHash: Hash(j.hash), Statement: Hash(e.StatementDigest()),
+		Index: j.index, LeafHash: Hash(j.hash), Statement: Hash(j.statement),
 		Role: roleOf(st), Profile: e.Profile, Vendor: st.Vendor, NotBefore: utc(j.notBefore),
 	}
 	switch l := j.leaf.(type) {
@@ -100,7 +102,7 @@ func newRecord(j *judged) *Record {
 		r.FMSPC, r.Platform = res.FMSPC, res.PPID
 		r.TCBStatus, r.TCBDate = string(res.Status), utc(res.Platform.Date)
 		r.Advisories = advisoryIDs(res)
-		r.EvidenceClass = evidenceClass(v.Quote)
+		r.EvidenceClass = evidenceClass(v.Quote, res.PCKChain)
 	}
 	return r
 }
@@ -159,25 +161,21 @@ func roleOf(st *record.Statement) bundle.Role {
 // Verifier.Verify). That is: the PCK certificate chain with the platform's SVNs; of the TD's body what describes the
 // platform and the TDX module; and the quoting enclave's report but for its report data, which only ties the
 // attestation key to the report.
-func evidenceClass(q *tdx.Quote) Hash {
+// pckChain is the SHA-256 of the chain's DER, which a Result has.
+func evidenceClass(q *tdx.Quote, pckChain [32]byte) Hash {
 	const reportData = 320 // offset in the report; it is the last field
-	h := sha256.New()
-	var n [8]byte
-	part := func(b []byte) { // lengths keep parts from running into each other
-		binary.BigEndian.PutUint64(n[:], uint64(len(b)))
-		h.Write(n[:])
-		h.Write(b)
+	b := append(make([]byte, 0, 640), "affidavit/evidence-class/v1\x00"...)
+	part := func(v []byte) { // lengths keep parts from running into each other
+		b = append(binary.BigEndian.AppendUint64(b, uint64(len(v))), v...)
 	}
-	h.Write([]byte("affidavit/evidence-class/v1\x00"))
 	part([]byte{byte(q.Version >> 8), byte(q.Version), byte(q.BodyType >> 8), byte(q.BodyType)})
-	chain := sha256.Sum256(q.PCKChain)
-	part(chain[:])
+	part(pckChain[:])
 	part(q.Body.TEETCBSVN)
 	part(q.Body.TEETCBSVN2)
 	part(q.Body.MRSignerSEAM)
 	part(q.Body.SEAMAttributes)
 	part(q.QEReport[:reportData])
-	return Hash(h.Sum(nil))
+	return Hash(sha256.Sum256(b))
 }
 
 // utc returns t in UTC, and the zero time for the zero time.

@@ -16,7 +16,7 @@ import (
 
 // stateVersion is that of all that is in the database. A database of another version is refused: it can be removed, and is
 // then built again from the log.
-const stateVersion = 1
+const stateVersion = 2
 
 // A state is what the monitor knows as of one commit. It is written in the same batch as everything that follows from
 // the leaves below Audited, and as the findings about them, so that a crash loses and repeats nothing.
