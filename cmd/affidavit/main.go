@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -35,7 +36,7 @@ func groups() []group {
 		{"Auditors and customers", []*command{verifyCommand(), reportCommand(), exportCommand(), inspectCommand(), appraiseCommand(), bundleCommand(), gateCommand(), discloseCommand()}},
 		{"With a monitor", []*command{searchCommand(), recallCommand(), reappraiseCommand(), reconcileCommand(), vendorCheckCommand()}},
 		{"Vendors", []*command{keygenCommand(), releaseCommand(), signCommand(), submitCommand(), recordHookCommand()}},
-		{"Anyone", []*command{logPolicyCommand(), verifyPageCommand(), completionCommand(), versionCommand(), helpCommand()}},
+		{"Anyone", []*command{logPolicyCommand(), loadCommand(), verifyPageCommand(), completionCommand(), versionCommand(), helpCommand()}},
 	}
 }
 
@@ -198,6 +199,9 @@ type command struct {
 	// setup declares the flags, and returns what runs once they are parsed. The
 	// status counts only if the error is nil.
 	setup func(*pflag.FlagSet) func(c *console, args []string) (status int, err error)
+
+	// program, if not empty, is another program that does all of it.
+	program string
 }
 
 const many = int(^uint(0) >> 1)
@@ -213,6 +217,13 @@ func (cmd *command) flags() (*pflag.FlagSet, func(*console, []string) (int, erro
 }
 
 func (cmd *command) run(c *console, args []string) (int, error) {
+	if cmd.program != "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return 0, err
+		}
+		return cmd.runProgram(c, filepath.Dir(exe), args)
+	}
 	fs, do := cmd.flags()
 	given := make(map[string]bool)
 	err := fs.ParseAll(args, func(f *pflag.Flag, value string) error {
