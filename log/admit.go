@@ -234,6 +234,14 @@ func (l *Log) once(ctx context.Context, e *record.Entry, admit func() (*verifier
 		return i, ok, err
 	}
 	return l.claims.do(ctx, statement, entry, func() (added, error) {
+		if l.frozen != nil {
+			// Whoever never got the answer to what was admitted still gets it.
+			i, ok, err := find()
+			if !ok && err == nil {
+				err = ErrFrozen
+			}
+			return added{index: i, dup: ok}, err
+		}
 		if err := l.begin(); err != nil {
 			return added{}, err
 		}

@@ -68,6 +68,7 @@ var problems = map[string]struct {
 	"not-found":              {http.StatusNotFound, "There is no such thing here"},
 	"method-not-allowed":     {http.StatusMethodNotAllowed, "This can't be done here"},
 	"statement-exists":       {http.StatusConflict, "The statement is in the log in another entry"},
+	"frozen":                 {http.StatusGone, "The log has ended, and takes nothing any more"},
 	"too-large":              {http.StatusRequestEntityTooLarge, "The entry is too large"},
 	"unsupported-media-type": {http.StatusUnsupportedMediaType, "Entries come as application/octet-stream or application/json"},
 	"not-genuine":            {http.StatusUnprocessableEntity, "The entry isn't genuine"},
@@ -105,6 +106,8 @@ func problemFor(err error) *problem {
 		p.name = "no-collateral"
 	case errors.Is(err, pcs.ErrUnreachable):
 		p.name, p.retry = "collateral-unreachable", 5*time.Second
+	case errors.Is(err, ErrFrozen):
+		p.name = "frozen"
 	case errors.Is(err, ErrOverloaded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		p.name, p.retry = "overloaded", time.Second
 	case errors.Is(err, ErrClosed):
@@ -187,6 +190,7 @@ func (l *Log) Handler() http.Handler {
 	get("/tile/{level}/{path...}", l.getTile)
 	get("/blob/{digest}", l.getBlob)
 	get("/freshness", l.getFreshness)
+	get("/frozen", l.getFrozen)
 	get("/proof/{index}", l.getProof)
 	get("/proof/{by}/{what}", l.getProofBy)
 	get("/{$}", l.getPage)
@@ -206,7 +210,7 @@ func (l *Log) Handler() http.Handler {
 }
 
 // PrivateHandler returns what operators see: /metrics (Prometheus), /health (200 while the process works), /ready (200
-// while submissions are taken; that witnesses keep them from being published is for alerts, since readers are served) and /debug/pprof/. It must not be public.
+// while submissions are taken, or the log has ended and is served; that witnesses keep them from being published is for alerts, since readers are served) and /debug/pprof/. It must not be public.
 func (l *Log) PrivateHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(l.cfg.Registry, promhttp.HandlerOpts{}))
@@ -239,6 +243,9 @@ func (l *Log) notReady() string {
 	}
 	if l.pub.now.Load() == nil {
 		return "nothing is published yet"
+	}
+	if l.frozen != nil {
+		return "" // it has everything that it will ever be asked for
 	}
 	if _, ok := l.times.newest(); !ok {
 		return "no checkpoint is in the log yet"
@@ -577,6 +584,9 @@ func parseIndex(s string) (uint64, error) {
 }
 
 func (l *Log) getFreshness(w http.ResponseWriter, r *http.Request) error {
+	if l.frozen != nil {
+		return ErrFrozen
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), l.cfg.MaxWait)
 	defer cancel()
 	tl, err := l.times.freshness(ctx)

@@ -122,6 +122,8 @@ type Config struct {
 	// Registry collects the log's metrics. It defaults to a new one, see [Log.PrivateHandler].
 	Registry *prometheus.Registry
 
+	freezing bool // see Freeze
+
 	now   func() time.Time                  // time.Now unless a test says otherwise
 	fault func(when, name string) error     // see storage.Posix
 	batch func(when string) error           // like fault, for the index
@@ -169,6 +171,7 @@ type Log struct {
 	times    *timekeeper
 	verifier *verifier.Verifier
 	metrics  *metrics
+	frozen   *frozen // nil unless the log has ended; set once
 	claims   claims
 	zipped   *lru.Cache[bundleKey, []byte]
 	flight   *places       // of submissions in flight
@@ -234,7 +237,7 @@ func (c *Config) setDefaults() error {
 			return fmt.Errorf("key %s is a witness's (%v), not a log's", k.VKey(), k.Kind())
 		}
 	}
-	if !classic {
+	if frozen, err := Frozen(c.Dir); !classic && (err != nil || !frozen || len(c.Keys) > 0) { // a frozen log signs nothing
 		return fmt.Errorf("no key of kind %v, which checkpoints must be signed with", checkpoint.Ed25519)
 	}
 	switch {
@@ -254,7 +257,7 @@ func (c *Config) setDefaults() error {
 	if err := c.checkAppraisers(); err != nil {
 		return err
 	}
-	known := false
+	known := len(c.Keys) == 0
 	for _, l := range c.LogPolicy.Logs() {
 		for _, k := range c.Keys {
 			known = known || l.Key.String() == k.VKey()
@@ -391,7 +394,14 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 			return nil, err
 		}
 	}
-	if err := l.openTessera(exists); err != nil {
+	if l.frozen, err = l.readFrozen(ctx); err != nil {
+		return nil, err
+	}
+	open := l.openTessera
+	if l.frozen != nil {
+		open = l.openFrozen
+	}
+	if err := open(ctx); err != nil {
 		return nil, err
 	}
 	if _, err := l.tree.refresh(ctx); err != nil {
@@ -421,18 +431,30 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 	// The order matters for the end: tasks end by l.cancel, but the sequencer by its own close, before that.
 	tctx, cancel := context.WithCancel(context.Background())
 	l.cancel = cancel
-	if err := l.pub.askWitnesses(ctx); err != nil {
-		return nil, err
+	if l.frozen == nil {
+		if err := l.pub.askWitnesses(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if !exists { // and no witness knows a log under these keys
 		if err := l.objects.Put(ctx, storage.Meta, c.meta()); err != nil {
 			return nil, err
 		}
 	}
-	for _, task := range []func(context.Context){l.index.run, l.pub.run, l.times.run, l.coll.run, l.watchVendors} {
+	tasks := []func(context.Context){l.index.run, l.pub.run, l.times.run, l.coll.run, l.watchVendors}
+	switch {
+	case c.freezing:
+		tasks = tasks[:2]
+	case l.frozen != nil:
+		tasks = tasks[4:]
+	}
+	for _, task := range tasks {
 		l.tasks.Go(func() { task(tctx) })
 	}
 	size, root := l.index.position()
+	if l.frozen != nil {
+		l.logger.Info("the log is frozen: it is served, and takes nothing any more")
+	}
 	l.logger.Info("log open", "origin", c.Origin, "size", size, "root", fmt.Sprintf("%x", root), "published", l.pub.size())
 	return l, nil
 }
@@ -461,7 +483,7 @@ func (l *Log) checkMeta(ctx context.Context) error {
 }
 
 // openTessera starts Tessera and the sequencer.
-func (l *Log) openTessera(exists bool) error {
+func (l *Log) openTessera(context.Context) error {
 	dir := filepath.Join(l.cfg.Dir, storage.TesseraDir)
 	if err := storage.MkdirSync(dir); err != nil {
 		return err
@@ -570,8 +592,10 @@ func (l *Log) shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		errs = append(errs, fmt.Errorf("submissions are still under way: %w", ctx.Err()))
 	}
-	l.seq.close()
-	if l.Err() == nil {
+	if l.seq != nil {
+		l.seq.close()
+	}
+	if l.Err() == nil && !l.cfg.freezing { // Freeze has done so, or given up
 		if err := l.index.catchUp(ctx); err != nil {
 			errs = append(errs, err)
 		} else if err := l.pub.flush(ctx); err != nil {
@@ -583,10 +607,12 @@ func (l *Log) shutdown(ctx context.Context) error {
 	l.tasks.Wait()
 	l.pub.stop()
 	// "first call the shutdown function that is returned, and then cancel the context" (tessera.NewAppender).
-	if err := l.stopTessera(ctx); err != nil {
-		errs = append(errs, fmt.Errorf("tree: %w", err))
+	if l.stopTessera != nil {
+		if err := l.stopTessera(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("tree: %w", err))
+		}
+		l.cancelTessera()
 	}
-	l.cancelTessera()
 	if err := l.index.close(); err != nil {
 		errs = append(errs, err)
 	}
@@ -600,6 +626,9 @@ func (l *Log) shutdown(ctx context.Context) error {
 func (l *Log) begin() error {
 	if err := l.Err(); err != nil {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	if l.frozen != nil || l.cfg.freezing {
+		return ErrFrozen
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -60,6 +60,12 @@ func newMetrics(r *prometheus.Registry, l *Log) *metrics {
 			}
 			return 0
 		}),
+		gauge("frozen", "1 if the log has ended.", func() float64 {
+			if l.frozen != nil {
+				return 1
+			}
+			return 0
+		}),
 		gauge("integrated_size", "Leaves in the tree.", func() float64 {
 			if l.tree == nil {
 				return 0

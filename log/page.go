@@ -22,6 +22,7 @@ type pageData struct {
 	Witnesses  []pageWitness
 	Appraisers []pageWitness
 	Halted     bool
+	Frozen     bool
 	Imports    bool
 	Freshness  string
 }
@@ -41,6 +42,7 @@ func (l *Log) getPage(w http.ResponseWriter, r *http.Request) error {
 		RootIntel: l.cfg.Root.IsIntel(),
 		Quorum:    l.cfg.LogPolicy.Quorum(),
 		Halted:    l.Err() != nil,
+		Frozen:    l.frozen != nil,
 		Imports:   l.cfg.AllowImports,
 		Freshness: l.cfg.MaxFreshnessAge.String(),
 	}
@@ -145,6 +147,7 @@ a { color: inherit; }
 <p class="soft">A transparency log of attestation records: what ran in confidential AI sessions, as signed by hardware.
 Anyone can check every record; nobody has to take this page's word.</p>
 {{if .Halted}}<p class="card bad"><strong>This log was halted.</strong> It serves what was published and takes nothing new.</p>{{end}}
+{{if .Frozen}}<p class="card"><strong>This log has ended.</strong> It takes nothing any more, and stays readable. It has said so in <a href="frozen">a signed statement</a>.</p>{{end}}
 <div class="card">
 {{if .Published}}<div class="size">{{.Size}}</div>
 <div class="soft">leaves published{{if .At}}, last at {{.At}}{{end}}</div>

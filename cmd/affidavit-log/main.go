@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -54,6 +55,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return command(ctx, args[1:], stdout, stderr)
 		}
 	}
+	freezing := len(args) > 0 && args[0] == "freeze"
+	if freezing {
+		args = args[1:]
+		if slices.Contains(args, "--help") {
+			fmt.Fprint(stdout, freezeUsage)
+			return 0
+		}
+	}
 	o, status, ok := parseFlags(args, stdout, stderr)
 	if !ok {
 		return status
@@ -70,6 +79,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	if source != nil {
 		defer source.Close()
+	}
+	if freezing {
+		if err := freeze(ctx, *cfg, stdout); err != nil {
+			return fail(err)
+		}
+		return 0
 	}
 	// Before the log is opened: a log that was made, and cosigned, by a process that then couldn't listen is in the way of
 	// the next attempt.
@@ -253,7 +268,8 @@ type options struct {
 	level                                     slog.Level
 }
 
-const usage = `affidavit-log runs a transparency log of attestation records, or with "check" audits what one has stored.
+const usage = `affidavit-log runs a transparency log of attestation records, or with "check" audits what one
+has stored, and with "freeze" ends one for good.
 
   affidavit-log --origin NAME --key FILE [--key FILE] --storage posix:DIR
       --log-policy FILE --vendors FILE --listen ADDR [--metrics-listen ADDR] [--init]
@@ -335,7 +351,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 		flag  string
 		given bool
 	}{
-		{"origin", o.origin != ""}, {"key", len(o.keys)+len(o.agentKeys) > 0}, {"storage", o.storage != ""}, {"log-policy", o.logPolicy != ""},
+		{"origin", o.origin != ""}, {"key", len(o.keys)+len(o.agentKeys) > 0 || o.frozen()}, {"storage", o.storage != ""}, {"log-policy", o.logPolicy != ""},
 		{"vendors", o.vendors != ""}, {"listen", o.listen != ""},
 	} {
 		if !need.given {
