@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -85,12 +86,13 @@ func (w *Witness) Handler() http.Handler {
 	return mux
 }
 
-// MetricsHandler returns the private interface: /metrics (Prometheus), /health
-// and /debug/pprof/. It must not be public.
+// MetricsHandler returns the private interface: /metrics (Prometheus), /health, /ready
+// (200 while there is a log that it would cosign for) and /debug/pprof/. It must not be public.
 func (w *Witness) MetricsHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(w.m.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /health", w.getHealth)
+	mux.HandleFunc("GET /ready", w.getReady)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -230,6 +232,15 @@ func (w *Witness) getHealth(rw http.ResponseWriter, _ *http.Request) {
 	}
 	rw.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	io.WriteString(rw, "ok\n")
+}
+
+// getReady is getHealth, and fails as well while no log is known or all are held.
+func (w *Witness) getReady(rw http.ResponseWriter, req *http.Request) {
+	if w.Err() == nil && !slices.ContainsFunc(w.all(), func(l *logState) bool { return !l.held.Load() }) {
+		http.Error(rw, "no log is known that isn't held until it is recovered", http.StatusServiceUnavailable)
+		return
+	}
+	w.getHealth(rw, req)
 }
 
 // pageCache holds the public page for a moment: with thousands of logs it is

@@ -2,6 +2,7 @@ package witness
 
 import (
 	"context"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,7 +57,18 @@ func TestRecover(t *testing.T) {
 	if !strings.Contains(httpGet(t, w.MetricsHandler(), "/metrics"), "affidavit_witness_logs_held 1") {
 		t.Error("no metric of held logs")
 	}
+	ready := func() int {
+		r := httptest.NewRecorder()
+		w.MetricsHandler().ServeHTTP(r, httptest.NewRequest("GET", "/ready", nil))
+		return r.Code
+	}
+	if s := ready(); s != 503 {
+		t.Errorf("/ready is %d while its only log is held", s)
+	}
 	w.recoverHeld(t.Context())
+	if s := ready(); s != 200 {
+		t.Errorf("/ready is %d after the recovery", s)
+	}
 	w.add(fork.request(5, 20)).check(t, "after recovery", 409, "20\n")
 	w.mustAdd(l, 20, 40)
 	if a := w.do("GET", "/"+originHash(l.origin)+"/checkpoint", nil); !strings.HasPrefix(a.body, string(l.note(40))) {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/affidavit-log/affidavit/cmd/internal/flags"
 	"github.com/affidavit-log/affidavit/cmd/internal/keys"
+	"github.com/affidavit-log/affidavit/cmd/internal/observe"
 	"github.com/affidavit-log/affidavit/cmd/internal/version"
 	sessionlog "github.com/affidavit-log/affidavit/log"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
@@ -44,8 +45,6 @@ const shutdownTimeout = 25 * time.Second
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// Tessera speaks through klog, which has one logger for the whole process.
-	klog.SetSlogLogger(slog.New(slog.NewTextHandler(os.Stderr, nil)).With("from", "tessera"))
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -67,7 +66,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if !ok {
 		return status
 	}
-	logger := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: o.level}))
+	logger := o.observe.Logger(stderr)
+	// Tessera speaks through klog, which has one logger for the whole process.
+	klog.SetSlogLogger(logger.With("from", "tessera"))
 	fail := func(err error) int {
 		logger.Error("stopped", "err", err)
 		return exitError
@@ -100,9 +101,24 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 		defer private.Close()
 	}
+	if o.traces != "" {
+		end, err := startTraces(ctx, o.traces, o.traceRatio, o.origin, logger)
+		if err != nil {
+			return fail(err)
+		}
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			_ = end(ctx) // spans are no reason to fail
+		}()
+	}
 	log, err := sessionlog.Open(ctx, *cfg)
 	if err != nil {
 		return fail(err)
+	}
+	handler := log.Handler()
+	if o.traces != "" {
+		handler = traced(handler)
 	}
 	for _, k := range cfg.Keys {
 		logger.Info("key", "vkey", k.VKey())
@@ -114,7 +130,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		what    string
 		l       net.Listener
 		handler http.Handler
-	}{{"public", public, log.Handler()}, {"private", private, log.PrivateHandler()}} {
+	}{{"public", public, o.observe.Requests(logger, handler)}, {"private", private, log.PrivateHandler()}} {
 		if s.l == nil {
 			continue
 		}
@@ -265,7 +281,9 @@ type options struct {
 	checkpointInterval, timeInterval          time.Duration
 	maxFreshnessAge, admitLate, maxWait       time.Duration
 	maxInFlight, witnessBudget                int
-	level                                     slog.Level
+	traces                                    string
+	traceRatio                                float64
+	observe                                   *observe.Options
 }
 
 const usage = `affidavit-log runs a transparency log of attestation records, or with "check" audits what one
@@ -325,7 +343,10 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.DurationVar(&o.admitLate, "admit-late", 0, "admit statements whose checkpoint is older than that, up to this age; they stay visibly late")
 	s.IntVar(&o.maxInFlight, "max-in-flight", 512, "submissions judged or appended at once, shared among the vendors; more are answered 503")
 	s.DurationVar(&o.maxWait, "max-wait", 10*time.Second, "how long a submission waits for a proof before it is answered 202")
-	debug := s.Bool("debug", false, "log more")
+	s = f.In("What the operator sees")
+	o.observe = observe.Flags(s)
+	s.StringVar(&o.traces, "otlp-traces", "", "`URL` of an OpenTelemetry collector's HTTP receiver, such as http://127.0.0.1:4318/v1/traces, that spans of requests go to")
+	s.Float64Var(&o.traceRatio, "trace-ratio", 0.01, "`SHARE` of requests that are traced, from 0 to 1")
 	showVersion := s.Bool("version", false, "print what this command was built from, and end")
 	wrong := func(err error) (*options, int, bool) {
 		fmt.Fprintf(stderr, "affidavit-log: %v\nTry --help.\n", err)
@@ -341,8 +362,16 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 		fmt.Fprintln(stdout, version.Line("affidavit-log"))
 		return nil, 0, false
 	}
-	if *debug {
-		o.level = slog.LevelDebug
+	if err := o.observe.Check(); err != nil {
+		return wrong(err)
+	}
+	if o.traces != "" {
+		if err := checkTraces(o.traces); err != nil {
+			return wrong(err)
+		}
+	}
+	if !(o.traceRatio >= 0 && o.traceRatio <= 1) {
+		return wrong(fmt.Errorf("--trace-ratio %v is not between 0 and 1", o.traceRatio))
 	}
 	if f.NArg() > 0 {
 		return wrong(fmt.Errorf("unexpected argument %q", f.Arg(0)))

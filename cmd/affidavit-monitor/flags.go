@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/affidavit-log/affidavit/client/monitor"
 	"github.com/affidavit-log/affidavit/client/monitor/deliver"
 	"github.com/affidavit-log/affidavit/cmd/internal/flags"
+	"github.com/affidavit-log/affidavit/cmd/internal/observe"
 	"github.com/affidavit-log/affidavit/cmd/internal/version"
 )
 
@@ -83,7 +83,7 @@ type options struct {
 	exceptions                          string
 	webToken                            string
 
-	level slog.Level
+	observe *observe.Options
 }
 
 // quiet reports whether standard output is for a program to read.
@@ -118,7 +118,6 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.DurationVar(&o.interval, "interval", 10*time.Second, "time between two looks at the log")
 	s.IntVar(&o.workers, "workers", 0, "entries verified at once; 0 is one for each processor")
 	s.IntVar(&o.reads, "reads", 0, "requests to the log at once; 0 is 8")
-	debug := s.Bool("debug", false, "log more")
 	showVersion := s.Bool("version", false, "print what this command was built from, and end")
 	s = f.In("What to serve")
 	s.StringVar(&o.listen, "listen", "", "`ADDR` of the pages for people (/) and the API (/api/), such as 127.0.0.1:8474; whoever reaches it sees all findings and what is watched. Without --public-listen, what is public is served there, too")
@@ -131,6 +130,8 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.BoolVar(&o.appraiserInit, "appraiser-init", false, "begin what the appraiser remembers to have cosigned; refused if it exists")
 	s.BoolVar(&o.appraiserRecover, "appraiser-recover", false, "what the appraiser remembers was restored from a backup: first advance to what the log's checkpoint shows that it has cosigned")
 	s.StringVar(&o.exceptions, "exceptions", "", "`FILE` with entries that the appraiser cosigns although they are disputed, see client/monitor/appraiser/README.md")
+	s = f.In("What the operator sees")
+	o.observe = observe.Flags(s)
 
 	wrong := func(err error) (*options, int, bool) {
 		fmt.Fprintf(stderr, "affidavit-monitor: %v\nTry --help.\n", err)
@@ -146,8 +147,8 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 		fmt.Fprintln(stdout, version.Line("affidavit-monitor"))
 		return nil, exitGood, false
 	}
-	if *debug {
-		o.level = slog.LevelDebug
+	if err := o.observe.Check(); err != nil {
+		return wrong(err)
 	}
 	for _, w := range *witnesses {
 		name, url, ok := strings.Cut(w, "=")

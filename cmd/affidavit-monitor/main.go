@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if !ok {
 		return status
 	}
-	logger := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: o.level}))
+	logger := o.observe.Logger(stderr)
 	fail := func(err error) int {
 		logger.Error("stopped", "err", err)
 		return exitError
@@ -73,7 +73,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if o.once {
 		status, err = d.once(ctx, o, stdout, stderr)
 	} else {
-		err = d.follow(ctx, listeners)
+		err = d.follow(ctx, o, listeners)
 	}
 	// Last: everything that writes has ended.
 	if err := errors.Join(err, d.close()); err != nil {
@@ -124,7 +124,7 @@ func (d *daemon) once(ctx context.Context, o *options, stdout, stderr io.Writer)
 }
 
 // follow polls, delivers, mirrors and serves until ctx is done, or something can't go on.
-func (d *daemon) follow(ctx context.Context, l *listeners) error {
+func (d *daemon) follow(ctx context.Context, o *options, l *listeners) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		if err := d.monitor.Run(ctx); ctx.Err() == nil {
@@ -154,7 +154,11 @@ func (d *daemon) follow(ctx context.Context, l *listeners) error {
 	} {
 		if s.l != nil {
 			d.logger.Info("listening", "what", s.what, "addr", s.l.Addr().String())
-			g.Go(func() error { return serve(ctx, s.l, s.handler(), d.logger) })
+			h := s.handler()
+			if s.l != l.metrics {
+				h = o.observe.Requests(d.logger, h)
+			}
+			g.Go(func() error { return serve(ctx, s.l, h, d.logger) })
 		}
 	}
 	return g.Wait()

@@ -26,6 +26,7 @@ import (
 	"github.com/affidavit-log/affidavit/client/session/inference"
 	"github.com/affidavit-log/affidavit/client/session/otlp"
 	"github.com/affidavit-log/affidavit/client/session/recorder"
+	"github.com/affidavit-log/affidavit/cmd/internal/observe"
 	"github.com/affidavit-log/affidavit/cmd/internal/version"
 )
 
@@ -77,12 +78,12 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	log := slog.New(slog.NewTextHandler(stderr, nil))
 	f := pflag.NewFlagSet("affidavit-recorder", pflag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.Usage = func() { fmt.Fprint(stderr, usage, f.FlagUsages()) }
 	config := f.String("config", "", "configuration `FILE`, YAML")
 	check := f.Bool("check", false, "check the configuration and get a quote, but serve nothing")
+	o := observe.Flags(f)
 	showVersion := f.Bool("version", false, "print what this command was built from, and end")
 	if err := f.Parse(args); errors.Is(err, pflag.ErrHelp) {
 		return 0
@@ -93,19 +94,20 @@ func run(args []string, stdout, stderr io.Writer) int {
 		err = errors.New("want --config, and no other arguments")
 		fmt.Fprintf(stderr, "affidavit-recorder: %v\nRun \"affidavit-recorder --help\" for usage.\n", err)
 		return 64
-	} else if err != nil {
+	} else if err = errors.Join(err, o.Check()); err != nil {
 		fmt.Fprintf(stderr, "affidavit-recorder: %v\nRun \"affidavit-recorder --help\" for usage.\n", err)
 		return 64
 	}
-	if err := serve(ctx, log, *config, *check); err != nil {
-		log.Error("stopped", "error", err)
+	log := o.Logger(stderr)
+	if err := serve(ctx, log, o, *config, *check); err != nil {
+		log.Error("stopped", "err", err)
 		return 1
 	}
 	return 0
 }
 
 // serve runs until ctx is done, or something can't go on.
-func serve(ctx context.Context, log *slog.Logger, name string, check bool) (err error) {
+func serve(ctx context.Context, log *slog.Logger, o *observe.Options, name string, check bool) (err error) {
 	read := func() (*recorder.File, error) {
 		b, err := os.ReadFile(name)
 		if err != nil {
@@ -167,8 +169,11 @@ func serve(ctx context.Context, log *slog.Logger, name string, check bool) (err 
 		return err
 	}
 	socket.Refused = func(uid int) { log.Warn("a user who may not report was refused", "uid", uid) }
-	listen(g, ctx, netutil.LimitListener(socket, maxConns), both, readTimeout)
-	for addr, h := range map[string]http.Handler{f.OTLPHTTP: recorder.Local(telemetry), f.API: recorder.Local(api), f.Metrics: metrics(rec, mapper, proxy)} {
+	listen(g, ctx, netutil.LimitListener(socket, maxConns), o.Requests(log, both), readTimeout)
+	m := &metrics{recorder: rec, mapper: mapper, proxy: proxy}
+	for addr, h := range map[string]http.Handler{
+		f.OTLPHTTP: o.Requests(log, recorder.Local(telemetry)), f.API: o.Requests(log, recorder.Local(api)), f.Metrics: m.handler(),
+	} {
 		if addr == "" {
 			continue
 		}
@@ -183,7 +188,7 @@ func serve(ctx context.Context, log *slog.Logger, name string, check bool) (err 
 		if err != nil {
 			return err
 		}
-		listen(g, ctx, netutil.LimitListener(l, maxConns), proxy, 0) // answers take as long as models take
+		listen(g, ctx, netutil.LimitListener(l, maxConns), o.Requests(log, proxy), 0) // answers take as long as models take
 	}
 	if f.OTLPGRPC != "" {
 		l, err := net.Listen("tcp", f.OTLPGRPC)
@@ -195,6 +200,7 @@ func serve(ctx context.Context, log *slog.Logger, name string, check bool) (err 
 		g.Go(func() error { return s.Serve(netutil.LimitListener(l, maxOTLP)) })
 		g.Go(func() error { <-ctx.Done(); s.GracefulStop(); return nil })
 	}
+	m.ready.Store(true)
 	log.Info("recording", "socket", f.Socket, "otlp-grpc", f.OTLPGRPC, "otlp-http", f.OTLPHTTP, "dir", filepath.Clean(f.Dir))
 	return g.Wait()
 }
@@ -214,24 +220,4 @@ func listen(g *errgroup.Group, ctx context.Context, l net.Listener, h http.Handl
 		defer cancel()
 		return s.Shutdown(ctx)
 	})
-}
-
-// metrics serves counters in the Prometheus text format.
-func metrics(rec *recorder.Recorder, m *otlp.Mapper, p *inference.Proxy) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-		for k, n := range rec.Counts() {
-			fmt.Fprintf(w, "affidavit_recorder_%s %d\n", k, n)
-		}
-		for k, n := range m.Counts() {
-			fmt.Fprintf(w, "affidavit_recorder_telemetry{kind=%q} %d\n", k, n)
-		}
-		if p != nil {
-			calls, records := p.Counts()
-			fmt.Fprintf(w, "affidavit_recorder_model_calls %d\naffidavit_recorder_model_runs %d\n", calls, records)
-		}
-	})
-	return mux
 }

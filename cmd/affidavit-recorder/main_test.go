@@ -27,6 +27,7 @@ import (
 	"github.com/affidavit-log/affidavit/client/bundle"
 	"github.com/affidavit-log/affidavit/client/bundle/bundletest"
 	"github.com/affidavit-log/affidavit/client/session"
+	"github.com/affidavit-log/affidavit/cmd/internal/observe"
 	"github.com/affidavit-log/affidavit/log/record"
 )
 
@@ -108,15 +109,15 @@ linger: 100ms
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	if err := serve(context.Background(), log, name, true); err != nil {
+	if err := serve(context.Background(), log, new(observe.Options), name, true); err != nil {
 		t.Skip("this machine can't keep keys in memory, or has no quotes: ", err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	done := make(chan error, 1)
-	go func() { done <- serve(ctx, log, name, false) }()
+	go func() { done <- serve(ctx, log, new(observe.Options), name, false) }()
 	until(t, done, "the recorder listens", func() bool {
-		r, err := http.Get("http://" + metricsAddr + "/healthz")
+		r, err := http.Get("http://" + metricsAddr + "/ready")
 		if err == nil {
 			r.Body.Close()
 		}
@@ -204,7 +205,7 @@ linger: 100ms
 		t.Fatal(err)
 	}
 	defer r.Body.Close()
-	if b, err := io.ReadAll(r.Body); err != nil || !strings.Contains(string(b), "affidavit_recorder_actions 122\n") {
+	if b, err := io.ReadAll(r.Body); err != nil || !strings.Contains(string(b), "affidavit_recorder_actions_total 122\n") {
 		t.Errorf("metrics: %s, %v", b, err)
 	}
 	stop()

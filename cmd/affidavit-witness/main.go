@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/affidavit-log/affidavit/cmd/internal/keys"
+	"github.com/affidavit-log/affidavit/cmd/internal/observe"
 	"github.com/affidavit-log/affidavit/cmd/internal/version"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/witness"
@@ -64,7 +65,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	logger := slog.New(slog.NewTextHandler(stderr, nil))
+	logger := o.observe.Logger(stderr)
 	fail := func(err error) int {
 		logger.Error("stopped", "err", err)
 		return exitError
@@ -84,16 +85,17 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
+	public := o.observe.Requests(logger, w.Handler())
 	if o.bastion != "" {
 		key, err := witness.LoadBastionKey(o.bastionKey)
 		if err != nil {
 			return fail(err)
 		}
-		b := &witness.Bastion{Addr: o.bastion, Key: key, Handler: w.Handler(), Logger: logger}
+		b := &witness.Bastion{Addr: o.bastion, Key: key, Handler: public, Logger: logger}
 		g.Go(func() error { return b.Run(ctx) })
 	}
 	g.Go(func() error { return w.Run(ctx) })
-	g.Go(func() error { return serve(ctx, logger, "public", o.listen, w.Handler()) })
+	g.Go(func() error { return serve(ctx, logger, "public", o.listen, public) })
 	g.Go(func() error { return serve(ctx, logger, "metrics", o.metricsListen, w.MetricsHandler()) })
 	if err := g.Wait(); err != nil {
 		return fail(err)
@@ -160,6 +162,7 @@ type options struct {
 	keys, agentKeys, logLists          []string
 	logListInterval                    time.Duration
 	init, recover                      bool
+	observe                            *observe.Options
 
 	knownLogs   []witness.Log
 	recoverFrom map[string][]string // by origin
@@ -188,6 +191,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	f.StringVar(&o.bastionKey, "bastion-key", "", "PEM `FILE` with the Ed25519 key for the bastion, made if absent; not a witness key")
 	f.BoolVar(&o.recover, "recover", false, "the state was restored from a backup: first advance to what the logs' checkpoints show that was cosigned")
 	recoverFrom := f.StringArray("recover-from", nil, "`ORIGIN=FILE|URL` of a log's checkpoint, instead of https://ORIGIN/checkpoint; repeatable")
+	o.observe = observe.Flags(f)
 	showVersion := f.Bool("version", false, "print what this command was built from, and end")
 
 	wrong := func(err error) (*options, int, bool) {
@@ -202,6 +206,9 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	if *showVersion {
 		fmt.Fprintln(stdout, version.Line("affidavit-witness"))
 		return nil, 0, false
+	}
+	if err := o.observe.Check(); err != nil {
+		return wrong(err)
 	}
 	for _, need := range []struct {
 		met  bool

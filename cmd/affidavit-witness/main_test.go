@@ -70,7 +70,7 @@ func TestUsage(t *testing.T) {
 		{"missing database", append(good[:6:6], good[7:]...), 1, "--init"},
 		{"missing key file", append(without(good, "--key"), "--key", state+"x"), 1, "no such file"},
 		{"log's key", append(without(good, "--key"), "--key", logKey), 1, "type 01"},
-		{"malformed key file", append(without(good, "--key"), "--key", "main.go"), 1, "malformed signing key"},
+		{"a file that others can read as key", append(without(good, "--key"), "--key", "main.go"), 1, "chmod 600"},
 		{"address in use or wrong", append(without(good, "--listen"), "--listen", "127.0.0.1:99999"), 1, "invalid port"},
 	} {
 		var stdout, stderr bytes.Buffer
