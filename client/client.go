@@ -10,6 +10,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -139,9 +140,18 @@ func checkToken(token string) error {
 	return nil
 }
 
-// ReadToken returns the bearer token in a file, without the white space around it.
+// ReadToken returns the bearer token in a file, without the white space around it. A file that others than its owner can
+// read or change is refused.
 func ReadToken(file string) (string, error) {
-	b, err := os.ReadFile(file)
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err == nil && fi.Mode().IsRegular() && fi.Mode().Perm()&0o077 != 0 {
+		return "", fmt.Errorf("%s has mode %#o: others can read or change it, and it is a secret; chmod 600 %s", file, fi.Mode().Perm(), file)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 64<<10))
 	if err != nil {
 		return "", err
 	}

@@ -460,6 +460,16 @@ func TestReadToken(t *testing.T) {
 			t.Errorf("%q: got %q, %v", tt.text, got, err)
 		}
 	}
+	open := filepath.Join(dir, "open")
+	if err := os.WriteFile(open, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadToken(open); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("a token that others can read: %v", err)
+	}
 	if _, err := ReadToken(filepath.Join(dir, "absent")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v, want os.ErrNotExist", err)
 	}

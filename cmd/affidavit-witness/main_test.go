@@ -46,6 +46,10 @@ func TestUsage(t *testing.T) {
 	_, ed := genKey(t, checkpoint.CosignatureEd25519, "w")
 	_, logKey := genKey(t, checkpoint.Ed25519, "w")
 	state := filepath.Join(t.TempDir(), "state")
+	junk := filepath.Join(t.TempDir(), "junk")
+	if err := os.WriteFile(junk, []byte("junk"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	log, _ := genKey(t, checkpoint.Ed25519, "log.example/a")
 	good := []string{"--name", "w", "--key", ed, "--state", state, "--init", "--log", log.VKey(), "--listen", "127.0.0.1:0"}
 	for _, tt := range []struct {
@@ -70,7 +74,8 @@ func TestUsage(t *testing.T) {
 		{"missing database", append(good[:6:6], good[7:]...), 1, "--init"},
 		{"missing key file", append(without(good, "--key"), "--key", state+"x"), 1, "no such file"},
 		{"log's key", append(without(good, "--key"), "--key", logKey), 1, "type 01"},
-		{"a file that others can read as key", append(without(good, "--key"), "--key", "main.go"), 1, "chmod 600"},
+		{"malformed key file", append(without(good, "--key"), "--key", junk), 1, "malformed signing key"},
+		{"key file that others can read", append(without(good, "--key"), "--key", "main.go"), 1, "chmod 600"},
 		{"address in use or wrong", append(without(good, "--listen"), "--listen", "127.0.0.1:99999"), 1, "invalid port"},
 	} {
 		var stdout, stderr bytes.Buffer

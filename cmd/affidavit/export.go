@@ -101,6 +101,7 @@ evidence.`,
 			fs.DurationVar(&x.interval, "interval", 10*time.Second, "`DURATION` between looks at the source, with --follow")
 			fs.IntVar(&x.maxEvent, "max-event", 0, "`BYTES` of the largest event; larger ones are shortened, and say so; 7936 for syslog by default")
 			fs.StringVar(&x.signKey, "sign-key", "", "`FILE` with the Ed25519 key that signs verification results")
+			fs.StringVar(&x.passphrase, "passphrase-file", "", "`FILE` with the passphrase of a key that is encrypted (\"affidavit keygen --passphrase-file\")")
 			fs.StringVar(&x.verifierID, "verifier-id", "", "`URI` of the verifier in verification results")
 			fs.BoolVar(&x.plain, "allow-plain-http", false, "send events unencrypted to another machine")
 			return func(c *console, args []string) (int, error) {
@@ -136,7 +137,7 @@ type exportJob struct {
 	query  monitorapi.Query
 
 	monitor, out, cursorFile, queueDir, hec, post, syslog string
-	tokenFile, caFile, signKey, verifierID                string
+	tokenFile, caFile, signKey, passphrase, verifierID    string
 	disclosures                                           []string
 	follow, plain                                         bool
 	interval                                              time.Duration
@@ -343,12 +344,9 @@ func (x *exportJob) exporter() (*export.Exporter, error) {
 	case export.FormatSVR:
 		e.SVR = export.SVR{VerifierID: x.verifierID, At: x.c.now(), PolicySHA256: x.policyDigest()}
 		if x.signKey != "" {
-			b, err := x.c.readSecret(x.signKey)
-			if err != nil {
+			var err error
+			if e.SVR.Key, err = x.c.readKey(x.signKey, x.passphrase); err != nil {
 				return nil, err
-			}
-			if e.SVR.Key, err = parseEd25519(b); err != nil {
-				return nil, fmt.Errorf("%s: %w", x.signKey, err)
 			}
 		}
 	}
@@ -828,14 +826,7 @@ func (x *exportJob) token() (string, error) {
 	if x.tokenFile == "" {
 		return "", nil
 	}
-	info, err := os.Stat(x.tokenFile)
-	if err != nil {
-		return "", fileError(x.tokenFile, err)
-	}
-	if info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		return "", fmt.Errorf("%s: can be read by other users (mode %04o): run \"chmod 600 %s\"", x.tokenFile, info.Mode().Perm(), x.tokenFile)
-	}
-	b, err := x.c.read(x.tokenFile)
+	b, err := x.c.readSecret(x.tokenFile)
 	if err != nil {
 		return "", err
 	}

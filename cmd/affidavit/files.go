@@ -3,9 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/ed25519"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -19,8 +17,11 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
+	"github.com/spf13/pflag"
+
 	"github.com/affidavit-log/affidavit/client/bundle"
 	"github.com/affidavit-log/affidavit/client/printable"
+	"github.com/affidavit-log/affidavit/cmd/internal/keys"
 )
 
 // maxInput is the size in bytes of the largest file that any command reads. The
@@ -95,17 +96,46 @@ func holdsPrivateKey(b []byte) bool {
 	return bytes.Contains(b, []byte("PRIVATE+KEY+")) || bytes.Contains(b, []byte("PRIVATE KEY-----"))
 }
 
-// readSecret is read for private keys and tokens: it warns if other users of
-// the machine could have read the file too.
+// readSecret is read for private keys and tokens: it refuses files that other
+// users of the machine could have read or changed.
 func (c *console) readSecret(name string) ([]byte, error) {
-	b, err := c.read(name)
+	if name == "-" {
+		return c.read(name)
+	}
+	b, err := keys.ReadFile(name)
+	if errors.As(err, new(*fs.PathError)) {
+		return nil, fileError(name, err)
+	}
+	return b, err
+}
+
+// readKey reads a vendor's private key, of a file that may be encrypted under
+// the passphrase in another.
+func (c *console) readKey(name, passphraseFile string) (ed25519.PrivateKey, error) {
+	ring, err := keys.Open(passphraseFile)
 	if err != nil {
 		return nil, err
 	}
-	if info, err := os.Stat(name); err == nil && name != "-" && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		fmt.Fprintf(c.stderr, "warning: %s can be read by other users (mode %04o): run \"chmod 600 %s\"\n", name, info.Mode().Perm(), name)
+	b, err := c.readSecret(name)
+	if err != nil {
+		return nil, err
 	}
-	return b, nil
+	defer clear(b)
+	plain, err := ring.Decrypt(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	defer clear(plain)
+	k, err := keys.ParseEd25519(plain)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return k, nil
+}
+
+// passphraseFlag defines the flag for readKey.
+func passphraseFlag(fs *pflag.FlagSet) *string {
+	return fs.String("passphrase-file", "", "`FILE` with the passphrase of a key that is encrypted (\"affidavit keygen --passphrase-file\")")
 }
 
 // fileError drops the name of the system call, which helps nobody, and keeps
@@ -248,35 +278,4 @@ func parseTime(s string) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("time %q is neither RFC 3339, such as 2026-11-24T07:00:03Z, nor seconds since 1970", s)
 	}
 	return t.UTC(), nil
-}
-
-const keyHint = "make one with \"affidavit keygen --type release\""
-
-// parseEd25519 parses a private key file as keygen makes it for sessions and
-// releases. The error never holds the key.
-func parseEd25519(b []byte) (ed25519.PrivateKey, error) {
-	if strings.HasPrefix(string(b), "PRIVATE+KEY+") {
-		return nil, fmt.Errorf("is a key of a log or witness, want a release key: %s", keyHint)
-	}
-	block, rest := pem.Decode(b)
-	switch {
-	case block == nil:
-		return nil, fmt.Errorf("no PEM in it, want a PKCS #8 private key: %s", keyHint)
-	case block.Type == "PUBLIC KEY":
-		return nil, errors.New("is a public key, want the private one")
-	case block.Type != "PRIVATE KEY":
-		return nil, fmt.Errorf("PEM block %q, want \"PRIVATE KEY\": %s", clean(block.Type), keyHint)
-	case len(bytes.TrimSpace(rest)) > 0:
-		return nil, errors.New("more than one key in it")
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		// x509's errors may quote what they parse.
-		return nil, errors.New("the private key is not well-formed PKCS #8")
-	}
-	k, ok := key.(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("a %T, want Ed25519: %s", key, keyHint)
-	}
-	return k, nil
 }

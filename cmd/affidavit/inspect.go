@@ -26,6 +26,7 @@ import (
 
 	"github.com/affidavit-log/affidavit/client/bundle"
 	"github.com/affidavit-log/affidavit/client/session"
+	"github.com/affidavit-log/affidavit/cmd/internal/keys"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/verifier"
@@ -241,14 +242,16 @@ func decode(b []byte) (kind string, f fields, err error) {
 	case begins("c2sp.org/tlog-proof@"):
 		f, err := inspectProof(b)
 		return named("proof", f, err)
-	case begins("-----BEGIN "):
-		return inspectPEM(b)
 	case begins("PRIVATE+KEY+"):
 		k, err := checkpoint.ParseSigningKey(string(text))
 		if err != nil {
 			return named("signing-key", nil, err)
 		}
 		return named("signing-key", vkeyFields(k.Verifier()), nil)
+	case keys.Encrypted(b):
+		return "", nil, errors.New("is encrypted with a passphrase (age-encryption.org/v1), as private keys can be: nothing of it can be shown")
+	case begins("-----BEGIN "):
+		return inspectPEM(b)
 	case holdsPrivateKey(b):
 		return "", nil, errors.New("holds a private key, but isn't a key file")
 	case begins("{"):
@@ -393,7 +396,7 @@ func inspectPEM(b []byte) (string, fields, error) {
 	}
 	switch block.Type {
 	case "PRIVATE KEY":
-		k, err := parseEd25519(b)
+		k, err := keys.ParseEd25519(b)
 		if err != nil {
 			return "", nil, fmt.Errorf("looks like a private key, but: %w", err)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/affidavit-log/affidavit/cmd/internal/keys"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 )
 
@@ -33,6 +34,11 @@ func keygenCommand() *command {
 		about: `Makes a key pair from the system's random numbers. The private key goes to a new
 FILE that only you can read (mode 0600); a file that exists is never overwritten.
 The public key goes to the standard output, and nothing else does.
+
+With --passphrase-file the private key is encrypted, in the format of age
+(age-encryption.org/v1, armored, with a passphrase). Whatever reads such a key takes
+the same flag; "age -d" opens it, too. "openssl rand -base64 24" makes a passphrase.
+Keep the two apart: a passphrase beside the key protects copies of the key only.
 
 Types:
   log              Ed25519, signs a log's checkpoints (c2sp.org/signed-note type 01)
@@ -58,13 +64,25 @@ for the vendor, which the session's start will have ("affidavit gate --challenge
 			kind := fs.String("type", "", "`TYPE` of the key: log, log-ml-dsa, witness, witness-ml-dsa, release, session or challenge")
 			name := fs.String("name", "", "`NAME` of the key: a log's origin, or a witness's name; others hold no name, and need none")
 			out := fs.String("out", "", "new `FILE` for the private key")
+			passphrase := fs.String("passphrase-file", "", "encrypt the private key under the passphrase of one line in `FILE`, which only you can read")
 			return func(c *console, _ []string) (int, error) {
 				if err := require(fs, "type", "out"); err != nil {
+					return 0, err
+				}
+				ring, err := keys.Open(*passphrase) // before a key is made that couldn't be kept
+				if err != nil {
 					return 0, err
 				}
 				private, public, err := makeKey(*kind, *name)
 				if err != nil {
 					return 0, err
+				}
+				if *passphrase != "" {
+					plain := private
+					if private, err = ring.Encrypt(plain); err != nil {
+						return 0, err
+					}
+					clear(plain)
 				}
 				if err := writeKey(*out, private); err != nil {
 					return 0, err

@@ -58,6 +58,7 @@ lists; without it, the log, as in "affidavit submit".`,
 		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
 			r := new(releasing)
 			key := fs.String("key", "", "`FILE` with the vendor's release key, from \"affidavit keygen --type release\"")
+			passphrase := passphraseFlag(fs)
 			url := logFlag(fs)
 			token := fs.String("token-file", "", "`FILE` with the bearer token that the log's operator gave you")
 			policy := fs.String("log-policy", "", "`FILE` that says whose signatures make an entry logged")
@@ -102,13 +103,9 @@ lists; without it, the log, as in "affidavit submit".`,
 				if err != nil {
 					return 0, err
 				}
-				b, err := c.readSecret(*key)
+				private, err := c.readKey(*key, *passphrase)
 				if err != nil {
 					return 0, err
-				}
-				private, err := parseEd25519(b)
-				if err != nil {
-					return 0, fmt.Errorf("%s: %w", *key, err)
 				}
 				entry, err := r.make(c, private)
 				if err != nil {

@@ -50,6 +50,7 @@ is checked but its form and, for imports, the quote's digest and size.`,
 		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
 			s := new(signer)
 			key := fs.String("key", "", "`FILE` with the vendor's release key, from \"affidavit keygen --type release\"")
+			passphrase := passphraseFlag(fs)
 			out := fs.String("out", "", "`FILE` for the entry")
 			fs.BoolVar(&s.vendorKey, "vendor-key", false, "make the key itself known; takes no statement")
 			fs.StringVar(&s.vendor, "vendor", "", "the vendor's `ID`, a URI, for statements that this command makes")
@@ -60,6 +61,7 @@ is checked but its form and, for imports, the quote's digest and size.`,
 				if err := require(fs, "key", "out"); err != nil {
 					return 0, err
 				}
+				s.passphrase = *passphrase
 				if err := s.check(args); err != nil {
 					return 0, err
 				}
@@ -82,6 +84,7 @@ is checked but its form and, for imports, the quote's digest and size.`,
 type signer struct {
 	vendorKey                          bool
 	vendor, quote, collectedOn, source string
+	passphrase                         string // the name of a file
 }
 
 // check refuses flags that contradict each other.
@@ -107,13 +110,9 @@ func (s *signer) check(args []string) error {
 }
 
 func (s *signer) sign(c *console, keyFile string, args []string) (*record.Entry, error) {
-	b, err := c.readSecret(keyFile)
+	key, err := c.readKey(keyFile, s.passphrase)
 	if err != nil {
 		return nil, err
-	}
-	key, err := parseEd25519(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", keyFile, err)
 	}
 
 	var quote []byte
