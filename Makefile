@@ -10,7 +10,7 @@ export AFFIDAVIT_SHARED ?= $(abspath ../shared)
 .PHONY: help module build demo test check race fuzz vectors interop bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 module: ## the WebAssembly module of the Verify page, which the command embeds
 	$(GO) run ./client/webui/verifypage/mkmodule
@@ -26,8 +26,8 @@ demo: build ## witnesses, a log, a recorder, an auditor and attacks, on this mac
 test: ## all tests that need nothing but Go
 	$(GO) test ./...
 
-race: ## the same under the race detector, a package at a time, without what has nothing to race (-short)
-	$(GO) test -race -short -p 1 ./...
+race: ## the same under the race detector, without what has nothing to race (-short)
+	$(GO) test -race -short ./...
 
 check: ## gofmt, vet, staticcheck, go mod tidy, import rules
 	@fmt=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$fmt" ] || { echo "gofmt would change:"; echo "$$fmt"; exit 1; }
@@ -47,8 +47,26 @@ vectors: ## make the test vectors again; the diff must be empty
 interop: ## our log and witness with other people's, in a module of its own
 	cd testdata/interop && $(GO) vet ./... && $(GO) test ./...
 
-bench: ## the benchmarks and their ratios
-	.ci/bench
+bench: build ## every figure that docs/performance.md states, with baselines of the same run; BENCHFLAGS="--duration 10s --rounds 1" is a short form
+	bin/affidavit-load bench --bin bin --json bench.json $(BENCHFLAGS)
+
+# What `make profile-NAME` profiles: a package and a benchmark of it.
+PROFILE_admission = ./log Add/checkpoint=100ms
+PROFILE_append    = ./log Appender
+PROFILE_proof     = ./log Proof/random
+PROFILE_verify    = ./verifier/tdx VerifyKnownPlatform
+PROFILE_admit     = ./verifier ParseAndAdmit
+PROFILE_bundle    = ./client/bundle CheckWarm
+PROFILE_audit     = ./client/monitor Audit
+PROFILE_action    = ./client/session Action
+PROFILE_spans     = ./client/session/recorder Record/4
+PROFILE_export    = ./client/export OCSF/affidavit
+
+profile-%: ## where the time of a hot path goes: admission, append, proof, verify, admit, bundle, audit, action, spans, export
+	@[ -n "$(PROFILE_$*)" ] || { echo "no hot path \"$*\": $(patsubst PROFILE_%,%,$(filter PROFILE_%,$(.VARIABLES)))"; exit 2; }
+	mkdir -p bin
+	$(GO) test -run '^$$' -bench '^Benchmark$(word 2,$(PROFILE_$*))' -benchtime 3s -cpuprofile bin/$*.prof -o bin/$*.test $(word 1,$(PROFILE_$*))
+	$(GO) tool pprof -top -nodecount 40 bin/$*.test bin/$*.prof
 
 clean: ## what the other targets made
-	rm -rf bin demo-data
+	rm -rf bin bench.json demo-data
