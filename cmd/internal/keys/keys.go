@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"filippo.io/age"
@@ -71,8 +72,15 @@ func ReadFile(name string) ([]byte, error) {
 
 // CheckMode refuses a secret file that others than its owner can read or write. Pipes, such as those of a shell's
 // process substitution, have no other readers.
+//
+// A file right in $CREDENTIALS_DIRECTORY may be readable by its group. There the bit isn't what it seems: a service
+// manager gives the service's user an access control list, whose mask is shown as the group's permission (systemd's
+// LoadCredential), or makes the volume one of a group that only this process is in (a Kubernetes secret, "fsGroup").
 func CheckMode(name string, fi os.FileInfo) error {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
 	switch {
+	case dir != "" && filepath.Dir(name) == filepath.Clean(dir) && fi.Mode().IsRegular() && fi.Mode().Perm()&0o077 == 0o040:
+		return nil
 	case fi.IsDir():
 		return fmt.Errorf("%s: is a directory, want a file", name)
 	case fi.Mode().IsRegular() && fi.Mode().Perm()&0o077 != 0:

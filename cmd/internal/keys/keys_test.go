@@ -206,3 +206,33 @@ func FuzzDecrypt(f *testing.F) {
 		}
 	})
 }
+
+// Fails if the exception is wider than a group's reading in that one directory.
+func TestCredentialsDirectory(t *testing.T) {
+	name := write(t, "secret", 0o440)
+	if _, err := ReadFile(name); err == nil {
+		t.Error("a file that its group can read was read outside of the directory")
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", filepath.Dir(name)+"/")
+	if _, err := ReadFile(name); err != nil {
+		t.Error(err)
+	}
+	for _, mode := range []os.FileMode{0o444, 0o460, 0o404, 0o450} {
+		if _, err := ReadFile(write(t, "secret", mode)); err == nil {
+			t.Errorf("mode %#o was accepted", mode)
+		}
+		if err := os.Chmod(name, mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadFile(name); err == nil {
+			t.Errorf("mode %#o was accepted in the directory", mode)
+		}
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", filepath.Dir(filepath.Dir(name)))
+	if err := os.Chmod(name, 0o440); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadFile(name); err == nil {
+		t.Error("accepted below the directory, too")
+	}
+}
