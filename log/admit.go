@@ -158,14 +158,15 @@ func (l *Log) settle(ctx context.Context) error {
 
 // appendOnce appends a leaf unless find finds it, and returns its index once the index has it. The caller makes sure
 // that nobody else appends the same leaf meanwhile. ctx isn't observed once the leaf is handed over.
-func (l *Log) appendOnce(ctx context.Context, leaf record.Leaf, urgent bool, find func() (uint64, bool, error)) (uint64, error) {
+func (l *Log) appendOnce(ctx context.Context, leaf record.Leaf, how appending, find func() (uint64, bool, error)) (uint64, error) {
 	if err := l.settle(ctx); err != nil {
 		return 0, err
 	}
+	how.known, _ = l.index.position()
 	if i, ok, err := find(); ok || err != nil {
 		return i, err
 	}
-	p, err := l.append(ctx, leaf, urgent, find)
+	p, err := l.append(ctx, leaf, how, find)
 	if err != nil {
 		return 0, err
 	}
@@ -177,16 +178,20 @@ func (l *Log) appendOnce(ctx context.Context, leaf record.Leaf, urgent bool, fin
 }
 
 // append appends a leaf, and returns once the index has it. The result is nil without an error if appending it failed,
-// and find finds it all the same.
-func (l *Log) append(ctx context.Context, leaf record.Leaf, urgent bool, find func() (uint64, bool, error)) (*pending, error) {
+// and find finds it all the same. If the storage is shared it returns once the leaf has its index, durably: until it is
+// integrated, the storage answers for the index.
+func (l *Log) append(ctx context.Context, leaf record.Leaf, how appending, find func() (uint64, bool, error)) (*pending, error) {
 	if err := l.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrClosed, err)
 	}
-	p, err := l.seq.append(leaf, urgent)
+	p, err := l.seq.append(leaf, how)
 	if err != nil {
 		return nil, err
 	}
 	<-p.done // a future resolves, whatever happens: see Log.shutdown
+	if l.shared != nil {
+		return p, p.err
+	}
 	if p.err != nil {
 		l.metrics.storageErrors.WithLabelValues("append").Inc()
 		l.uncertain.failed.Add(1)
@@ -251,6 +256,8 @@ func (l *Log) once(ctx context.Context, e *record.Entry, admit func() (*verifier
 		if err := l.settle(ctx); err != nil {
 			return added{}, err
 		}
+		how := appending{key: sharedKey(keyStatement, statement), value: entry}
+		how.known, _ = l.index.position()
 		if i, ok, err := find(); ok || err != nil {
 			return added{index: i, dup: ok}, err
 		}
@@ -262,13 +269,19 @@ func (l *Log) once(ctx context.Context, e *record.Entry, admit func() (*verifier
 			return added{}, fmt.Errorf("%w: admission took %v", ErrOverloaded, age)
 		}
 		leaf := leafFor(a, id)
-		p, err := l.append(ctx, leaf, false, find)
+		p, err := l.append(ctx, leaf, how, find)
 		if err != nil {
 			return added{}, err
 		}
 		if p == nil { // it was appended though that failed, maybe in another leaf
 			i, _, err := find()
 			return added{index: i}, err
+		}
+		switch {
+		case p.dup && p.has != entry:
+			return added{}, &ExistsError{p.index}
+		case p.dup: // another process was faster, or an attempt of this one that seemed to fail
+			return added{index: p.index, dup: true}, nil
 		}
 		return added{index: p.index, leaf: p.entry.Data()}, nil
 	})
@@ -297,7 +310,15 @@ func (l *Log) submit(ctx context.Context, v *vendor, e *record.Entry) (added, er
 		return added{}, &verifier.AdmissionError{Problem: verifier.ProblemVendorMismatch,
 			Err: fmt.Errorf("the statement is of vendor %.200q, but was submitted by vendor %.200q", st.Vendor, v.id)}
 	}
-	return l.once(ctx, e, func() (*verifier.Admitted, record.Digest, error) { return l.admit(v.id, e) })
+	return l.once(ctx, e, func() (*verifier.Admitted, record.Digest, error) {
+		a, id, err := l.admit(v.id, e)
+		if ae := (*verifier.AdmissionError)(nil); l.shared != nil && errors.As(err, &ae) && (ae.Problem == verifier.ProblemUnknownFreshness || ae.Problem == verifier.ProblemUnknownKey) {
+			// Another process may have published it a moment ago.
+			l.known(ctx)
+			a, id, err = l.admit(v.id, e)
+		}
+		return a, id, err
+	})
 }
 
 // admit judges an entry by the admission rules, with collateral that is in the log.

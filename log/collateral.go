@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -32,7 +33,8 @@ import (
 // A collateral keeps the collateral by which quotes are judged: it gets sets from the source, logs each before it is
 // used, with its components as blobs that are durable before that, and never goes back to an earlier one.
 type collateral struct {
-	l *Log
+	l     *Log
+	ready atomic.Bool // load was called
 
 	mu      sync.Mutex // guards what follows, never held while something is fetched, compiled or appended
 	current map[platformKind]*loggedSet
@@ -88,8 +90,10 @@ func (c *collateral) putBlobs(ctx context.Context, set *tdx.Collateral) (*record
 		// A blob that is there is whole, since put is atomic, but it may have been put by a process that ended before
 		// its name was durable.
 		if old, err := c.l.objects.Get(ctx, name); err == nil && bytes.Equal(old, b) {
-			if err := storage.SyncDir(filepath.Dir(c.l.posix.Path(name))); err != nil {
-				return nil, err
+			if c.l.posix != nil {
+				if err := storage.SyncDir(filepath.Dir(c.l.posix.Path(name))); err != nil {
+					return nil, err
+				}
 			}
 			continue
 		}
@@ -161,8 +165,8 @@ func (x *index) applyCollateral(ctx context.Context, b *batch, i uint64, leaf *r
 	}
 	set, err := x.l.coll.readSet(ctx, leaf)
 	if err != nil {
-		if pe := (*fs.PathError)(nil); errors.As(err, &pe) && !errors.Is(err, fs.ErrNotExist) {
-			return err // the disk may yet give it
+		if pe := (*fs.PathError)(nil); transient(err) || errors.As(err, &pe) && !errors.Is(err, fs.ErrNotExist) {
+			return err // the storage may yet give it
 		}
 		// The blobs were durable before the leaf.
 		return fmt.Errorf("%w: collateral leaf %d: %w", errHalt, i, err)
@@ -188,6 +192,7 @@ func (x *index) applyCollateral(ctx context.Context, b *batch, i uint64, leaf *r
 
 // load reads which sets are current. The index must have caught up.
 func (c *collateral) load(ctx context.Context) error {
+	c.ready.Store(true)
 	values, err := c.l.index.platforms()
 	if err != nil {
 		return err
@@ -323,7 +328,10 @@ func (c *collateral) update(ctx context.Context, k platformKind, src *tdx.Collat
 	if cur != nil && !valueOf(set, 0).newer(valueOf(cur.set, 0)) {
 		return c.old(cur, src, fmt.Errorf("the source's set for %v is no newer than the one in use", k))
 	}
-	s, err := c.logSet(ctx, src, set)
+	s, err := c.logSet(ctx, src, set, storage.Number{Name: "tcb " + k.fmspc, N: set.TCBEvaluationDataNumber()}, storage.Number{Name: "qe", N: set.QEEvaluationDataNumber()})
+	if older := (*olderError)(nil); errors.As(err, &older) {
+		return c.old(cur, src, fmt.Errorf("collateral for %v: %w", k, err)) // another process has logged newer collateral
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -353,14 +361,15 @@ func leafOf(c *tdx.Collateral) *record.CollateralLeaf {
 	return leaf
 }
 
-// logSet makes a set durable and appends its leaf, unless it is in the log.
-func (c *collateral) logSet(ctx context.Context, src *tdx.Collateral, set *tdx.Set) (*loggedSet, error) {
+// logSet makes a set durable and appends its leaf, unless it is in the log. If another process has appended a set with a
+// larger one of the numbers, the error is an *olderError.
+func (c *collateral) logSet(ctx context.Context, src *tdx.Collateral, set *tdx.Set, numbers ...storage.Number) (*loggedSet, error) {
 	leaf, err := c.putBlobs(ctx, src)
 	if err != nil {
 		return nil, err
 	}
 	id := leaf.ID()
-	index, err := c.l.appendOnce(ctx, leaf, true, func() (uint64, bool, error) { return c.l.index.indexAt(digestKey(keyCollateral, id)) })
+	index, err := c.l.appendOnce(ctx, leaf, appending{urgent: true, key: sharedKey(keyCollateral, id), value: id, atLeast: numbers}, func() (uint64, bool, error) { return c.l.index.indexAt(digestKey(keyCollateral, id)) })
 	if err != nil {
 		return nil, err
 	}

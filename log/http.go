@@ -23,6 +23,7 @@ import (
 
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/log/record"
+	"github.com/affidavit-log/affidavit/log/storage"
 	"github.com/affidavit-log/affidavit/verifier"
 	"github.com/affidavit-log/affidavit/verifier/pcs"
 )
@@ -110,6 +111,8 @@ func problemFor(err error) *problem {
 		p.name = "frozen"
 	case errors.Is(err, ErrOverloaded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		p.name, p.retry = "overloaded", time.Second
+	case errors.Is(err, storage.ErrUnavailable):
+		p.name, p.retry = "unavailable", 2*time.Second
 	case errors.Is(err, ErrClosed):
 		p.name, p.retry = "unavailable", 10*time.Second
 	}
@@ -184,7 +187,9 @@ func (l *Log) Handler() http.Handler {
 			}
 		})
 	}
-	mux.HandleFunc("POST /add", l.add)
+	if l.cfg.Role.admits() {
+		mux.HandleFunc("POST /add", l.add)
+	}
 	get("/checkpoint", l.getCheckpoint)
 	get("/tile/entries/{path...}", l.getBundle)
 	get("/tile/{level}/{path...}", l.getTile)
@@ -240,6 +245,9 @@ func (l *Log) notReady() string {
 	l.mu.Unlock()
 	if closing {
 		return "shutting down"
+	}
+	if why := l.unready(); why != "" {
+		return why
 	}
 	if l.pub.now.Load() == nil {
 		return "nothing is published yet"
@@ -464,6 +472,10 @@ func (l *Log) resource(r *http.Request, level string) (id tileID, width uint64, 
 		return id, 0, err
 	}
 	if widthAt(id, pub.cp.Size) < width {
+		l.fresher(r.Context())
+		pub = l.pub.now.Load()
+	}
+	if widthAt(id, pub.cp.Size) < width {
 		return id, 0, none
 	}
 	return id, width, nil
@@ -611,6 +623,10 @@ func (l *Log) sendProof(w http.ResponseWriter, r *http.Request, index uint64) er
 		return err
 	}
 	if index >= pub.cp.Size {
+		l.fresher(r.Context())
+		pub = l.pub.now.Load()
+	}
+	if index >= pub.cp.Size {
 		return refuse("not-found", "index %d is not in the published tree of size %d", index, pub.cp.Size)
 	}
 	p, err := l.proof(r.Context(), pub, index, nil)
@@ -623,6 +639,10 @@ func (l *Log) sendProof(w http.ResponseWriter, r *http.Request, index uint64) er
 func (l *Log) getProofBy(w http.ResponseWriter, r *http.Request) error {
 	by, what := r.PathValue("by"), r.PathValue("what")
 	index, ok, err := l.lookup(by, what, r.URL.Query())
+	if !ok && err == nil && l.shared != nil {
+		l.known(r.Context())
+		index, ok, err = l.lookup(by, what, r.URL.Query())
+	}
 	if err != nil {
 		return err
 	}

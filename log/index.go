@@ -35,11 +35,13 @@ type index struct {
 
 	// The follower owns what follows, under run so that catchUp and the goroutine take turns.
 	run_  sync.Mutex
+	sets  bool           // there is newer collateral than what is in use, of a log whose storage is shared
 	rng   *compact.Range // of the leaves up to the position, unless dirty
 	times timesState     // likewise
 	dirty bool           // a step has failed, and what it left must be read again
 
-	pos atomic.Pointer[position]
+	pos  atomic.Pointer[position]
+	good atomic.Int64 // nanoseconds since the epoch: when it was last known that nothing is missing
 
 	mu       sync.Mutex // guards expected
 	expected map[record.Digest]record.Leaf
@@ -49,9 +51,10 @@ type index struct {
 
 // A position is how far the follower is: at a size that the tree has had, with its root.
 type position struct {
-	size uint64
-	root record.Digest
-	next chan struct{} // closed when there is a newer position
+	size  uint64
+	root  record.Digest
+	whole bool          // the tree had this size when one integration was done, and not just on the way to it
+	next  chan struct{} // closed when there is a newer position
 }
 
 // timesState is what the time leaves so far say.
@@ -155,6 +158,7 @@ func (x *index) restore(ctx context.Context) error {
 	if pos.size > size {
 		return fmt.Errorf("%w: it has %d leaves, the tree %d", errStaleIndex, pos.size, size)
 	}
+	pos.whole = pos.size == size
 	if x.rng, err = x.l.tree.rangeAt(ctx, pos.size); err != nil {
 		return err
 	}
@@ -177,6 +181,12 @@ func (x *index) position() (uint64, record.Digest) {
 	return p.size, p.root
 }
 
+// whole reports whether the position is one at which the tree has stood, so that partial tiles of its width were written.
+func (x *index) whole() bool {
+	p := x.pos.Load()
+	return p.whole
+}
+
 // kick tells the follower that there may be new leaves.
 func (x *index) kick() {
 	select {
@@ -196,11 +206,16 @@ func (x *index) expect(batch []*pending) {
 
 func (x *index) appended(p *pending) {
 	if p.err != nil {
-		x.mu.Lock()
-		delete(x.expected, record.Digest(p.entry.LeafHash()))
-		x.mu.Unlock()
+		x.unexpect(p)
 	}
 	x.kick()
+}
+
+// unexpect forgets a leaf that wasn't appended after all.
+func (x *index) unexpect(p *pending) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.expected, record.Digest(p.entry.LeafHash()))
 }
 
 // take returns the leaf with the given hash if it is expected, and forgets it.
@@ -236,8 +251,13 @@ const poll = time.Second
 
 // run follows the tree until ctx is done.
 func (x *index) run(ctx context.Context) {
-	t := time.NewTicker(poll)
+	interval := poll
+	if x.l.shared != nil {
+		interval = sharedPoll // others append, too
+	}
+	t := time.NewTicker(interval)
 	defer t.Stop()
+	failing := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -249,8 +269,14 @@ func (x *index) run(ctx context.Context) {
 			return
 		}
 		if err := x.catchUp(ctx); err != nil && ctx.Err() == nil && x.l.Err() == nil {
-			x.l.logger.Error("index is behind the tree", "err", err)
+			if !failing || x.l.shared == nil { // a storage that is away for an hour is worth two lines
+				x.l.logger.Error("index is behind the tree", "err", err)
+			}
+			failing = true
 			x.l.metrics.storageErrors.WithLabelValues("index").Inc()
+		} else if failing && err == nil {
+			failing = false
+			x.l.logger.Info("index has caught up again")
 		}
 	}
 }
@@ -285,7 +311,7 @@ func (x *index) catchUp(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := x.step(ctx, pos, min(size, pos.size+chunk)); err != nil {
+		if err := x.step(ctx, pos, min(size, pos.size+chunk), size); err != nil {
 			x.dirty = true
 			return err
 		}
@@ -294,6 +320,14 @@ func (x *index) catchUp(ctx context.Context) error {
 			x.l.logger.Info("indexing", "position", x.pos.Load().size, "size", size)
 		}
 	}
+	x.good.Store(time.Now().UnixNano())
+	if x.sets && x.l.coll.ready.Load() {
+		// Another process may have logged it, and records must use the newest.
+		if err := x.l.coll.load(ctx); err != nil {
+			return err
+		}
+		x.sets = false
+	}
 	return nil
 }
 
@@ -301,7 +335,7 @@ func (x *index) catchUp(ctx context.Context) error {
 var errHalt = errors.New("halt")
 
 // step indexes the leaves up to end.
-func (x *index) step(ctx context.Context, pos *position, end uint64) error {
+func (x *index) step(ctx context.Context, pos *position, end, size uint64) error {
 	b := &batch{x.db.NewBatch(), x, make(map[string]bool), make(map[string]platformValue)}
 	defer b.Close()
 	times := x.times
@@ -364,11 +398,12 @@ func (x *index) step(ctx context.Context, pos *position, end uint64) error {
 		return err
 	}
 	x.times = times
+	x.sets = x.sets || len(b.platforms) > 0 && x.l.shared != nil
 	for _, t := range timeLeaves {
 		x.l.times.logged(t)
 	}
 	x.l.times.progress(times)
-	x.pos.Store(&position{end, root, make(chan struct{})})
+	x.pos.Store(&position{end, root, end == size, make(chan struct{})})
 	close(pos.next)
 	x.l.pub.kick()
 	return nil

@@ -57,6 +57,17 @@ type Config struct {
 	// on which flock, rename and fsync mean what they say.
 	Dir string
 
+	// Shared is where the log is instead of in Dir, if several processes write to it. Dir is then this process's own, for
+	// an index and for collateral, which it builds again if they are lost. Whoever calls Open closes it, after Shutdown.
+	Shared storage.Shared
+
+	// Objects are those of a log whose storage is shared, for a process that only reads them.
+	Objects storage.Objects
+
+	// Role is what this process does. It defaults to RoleAll. A log in Dir has no other, and RoleReader comes with Objects.
+	// Keys are needed only by those that publish, VendorsFile and Collateral by those that admit.
+	Role Role
+
 	// Create makes a new log in Dir, which must not exist, be empty, or hold an earlier attempt. Without it a missing
 	// log is an error: a log that starts anew under the keys of one that was lost is a fork.
 	Create bool
@@ -161,7 +172,8 @@ type Log struct {
 	logger   *slog.Logger
 	lock     *os.File
 	objects  storage.Objects
-	posix    *storage.Posix // the same
+	posix    *storage.Posix // the same, nil if the storage is shared
+	shared   *shared        // nil unless it is
 	tree     *tree
 	index    *index
 	seq      *sequencer
@@ -237,7 +249,11 @@ func (c *Config) setDefaults() error {
 			return fmt.Errorf("key %s is a witness's (%v), not a log's", k.VKey(), k.Kind())
 		}
 	}
-	if frozen, err := Frozen(c.Dir); !classic && (err != nil || !frozen || len(c.Keys) > 0) { // a frozen log signs nothing
+	c.Role = or(c.Role, RoleAll)
+	if err := c.checkRole(); err != nil {
+		return err
+	}
+	if frozen, err := Frozen(c.Dir); !classic && (c.Role.publishes() || len(c.Keys) > 0) && (err != nil || !frozen || len(c.Keys) > 0) { // a frozen log signs nothing
 		return fmt.Errorf("no key of kind %v, which checkpoints must be signed with", checkpoint.Ed25519)
 	}
 	switch {
@@ -247,11 +263,11 @@ func (c *Config) setDefaults() error {
 		return errors.New("no log policy")
 	case c.LogPolicy.IsQuorumNone() && !c.AllowQuorumNone:
 		return errors.New("the log policy asks for no cosignatures (quorum none), which must be allowed explicitly")
-	case c.VendorsFile == "":
+	case c.VendorsFile == "" && c.Role.admits():
 		return errors.New("no vendors file")
 	case c.Root == nil:
 		return errors.New("no root")
-	case c.Collateral == nil:
+	case c.Collateral == nil && c.Role.admits():
 		return errors.New("no source of collateral")
 	}
 	if err := c.checkAppraisers(); err != nil {
@@ -295,6 +311,24 @@ func (c *Config) setDefaults() error {
 	c.retry = or(c.retry, storageRetry)
 	if c.now == nil {
 		c.now = time.Now
+	}
+	return nil
+}
+
+// checkRole checks that the process can have its role where the log is.
+func (c *Config) checkRole() error {
+	switch c.Role {
+	case RoleAll, RoleFrontend, RolePublisher, RoleReader:
+	default:
+		return fmt.Errorf("role %q is none of %s, %s, %s and %s", c.Role, RoleAll, RoleFrontend, RolePublisher, RoleReader)
+	}
+	switch reader := c.Role == RoleReader; {
+	case c.Shared == nil && c.Objects == nil && c.Role != RoleAll:
+		return fmt.Errorf("a log in a directory has one process, which does everything: it can't be a %s", c.Role)
+	case c.Shared != nil && c.Objects != nil || c.Objects != nil != reader:
+		return errors.New("objects alone are for readers, and for these only")
+	case c.Create && !c.Role.publishes():
+		return fmt.Errorf("a %s can't make a new log", c.Role)
 	}
 	return nil
 }
@@ -358,19 +392,25 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 	l := &Log{cfg: c, logger: c.Logger, verifier: verifier.New(c.Root), flight: newPlaces(c.MaxInFlight), judging: make(chan struct{}, runtime.GOMAXPROCS(0)), haltedc: make(chan struct{}), ended: make(chan struct{}), zipped: newZipped()}
 	l.claims.m = make(map[record.Digest]*claim)
 	l.metrics = newMetrics(c.Registry, l)
-	if l.vendors, err = newVendors(c.VendorsFile); err != nil {
-		return nil, err
+	if c.Role.admits() {
+		if l.vendors, err = newVendors(c.VendorsFile); err != nil {
+			return nil, err
+		}
 	}
 
-	err = Exists(c.Dir)
-	exists := err == nil
-	switch {
-	case err != nil && (!errors.Is(err, ErrNoLog) || !c.Create):
-		return nil, err
-	case exists && c.Create:
-		return nil, fmt.Errorf("%s holds a log already: it can't be created again", c.Dir)
+	here := c.Shared == nil && c.Objects == nil
+	exists := false
+	if here {
+		err = Exists(c.Dir)
+		exists = err == nil
+		switch {
+		case err != nil && (!errors.Is(err, ErrNoLog) || !c.Create):
+			return nil, err
+		case exists && c.Create:
+			return nil, fmt.Errorf("%s holds a log already: it can't be created again", c.Dir)
+		}
 	}
-	if c.Create {
+	if c.Create || !here {
 		if err := storage.MkdirSync(c.Dir); err != nil {
 			return nil, err
 		}
@@ -383,14 +423,26 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 			l.abandon()
 		}
 	}()
-	l.posix = storage.NewPosix(c.Dir)
-	l.posix.Fault = c.fault
-	l.objects = l.posix
-	if err := l.posix.Clean(); err != nil {
-		return nil, err
-	}
-	if exists {
-		if err := l.checkMeta(ctx); err != nil {
+	if here {
+		l.posix = storage.NewPosix(c.Dir)
+		l.posix.Fault = c.fault
+		l.objects = l.posix
+		if err := l.posix.Clean(); err != nil {
+			return nil, err
+		}
+		if exists {
+			if err := l.checkMeta(ctx); err != nil {
+				return nil, err
+			}
+		}
+	} else {
+		if l.objects = c.Objects; c.Shared != nil {
+			l.objects = c.Shared.Objects()
+		}
+		if l.shared, err = newShared(l); err != nil {
+			return nil, err
+		}
+		if exists, err = l.checkShared(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -398,7 +450,10 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 		return nil, err
 	}
 	open := l.openTessera
-	if l.frozen != nil {
+	switch {
+	case l.shared != nil:
+		open = l.openShared
+	case l.frozen != nil:
 		open = l.openFrozen
 	}
 	if err := open(ctx); err != nil {
@@ -415,6 +470,14 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 	}
 	if l.times, err = newTimekeeper(l); err != nil {
 		return nil, err
+	}
+	if l.shared != nil {
+		if err := l.shared.look(ctx); err != nil {
+			return nil, err
+		}
+		if _, err := l.tree.refresh(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if l.index, err = openIndex(ctx, l); err != nil {
 		return nil, err
@@ -447,6 +510,12 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 		tasks = tasks[:2]
 	case l.frozen != nil:
 		tasks = tasks[4:]
+	case c.Role == RoleReader:
+		tasks = tasks[:2]
+	case c.Role == RolePublisher:
+		tasks = tasks[:3]
+	case c.Role == RoleFrontend:
+		tasks = slices.Delete(tasks, 2, 3)
 	}
 	for _, task := range tasks {
 		l.tasks.Go(func() { task(tctx) })
@@ -598,6 +667,7 @@ func (l *Log) shutdown(ctx context.Context) error {
 	if l.Err() == nil && !l.cfg.freezing { // Freeze has done so, or given up
 		if err := l.index.catchUp(ctx); err != nil {
 			errs = append(errs, err)
+		} else if !l.leading() { // whoever is will publish it
 		} else if err := l.pub.flush(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("what was appended last is not published: %w", err))
 		}

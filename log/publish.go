@@ -31,7 +31,8 @@ type publisher struct {
 	kicked   chan struct{} // has an element when there may be something to do
 	cosigned chan cosignatures
 
-	mu     sync.Mutex // guards hurry, resign and ahead
+	mu     sync.Mutex // guards hurry, resign, ahead and lost
+	lost   func()     // ends the lead, of a log whose storage is shared
 	hurry  bool       // the log is shutting down: don't keep the interval
 	resign bool       // somebody wants newer cosignatures on the same tree
 	ahead  uint64     // size of the largest tree of this log that a witness is known to have cosigned
@@ -81,7 +82,18 @@ func newPublisher(ctx context.Context, l *Log) (*publisher, error) {
 	p := &publisher{l: l, first: make(chan struct{}), kicked: make(chan struct{}, 1), cosigned: make(chan cosignatures), appraising: l.cfg.appraiserURLs()}
 	wctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
-	p.witnesses, p.appraisers = newWitnesses(l, p)
+	if l.cfg.Role.publishes() {
+		p.witnesses, p.appraisers = newWitnesses(l, p)
+	}
+	for _, w := range p.all() {
+		p.workers.Go(func() { w.run(wctx) })
+	}
+	if n := p.largestNote(); n > maxNote {
+		l.logger.Warn("the log policy has more witnesses than fit into a time leaf: cosignatures of the last ones are left out", "bytes", n, "limit", maxNote)
+	}
+	if l.shared != nil {
+		return p, nil // see shared.look and shared.begin
+	}
 	note, err := l.objects.Get(ctx, storage.Published)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -104,28 +116,27 @@ func newPublisher(ctx context.Context, l *Log) (*publisher, error) {
 	case err != nil:
 		return nil, err
 	default:
-		// It may have been signed, and witnesses may have seen it.
-		cp, err := checkpoint.ParseCheckpoint(text)
-		if err != nil {
-			return nil, fmt.Errorf("candidate checkpoint: %w", err)
+		if err := p.restoreCandidate(ctx, text); err != nil {
+			return nil, err
 		}
-		if err := p.checkTree(ctx, cp); err != nil {
-			return nil, fmt.Errorf("candidate checkpoint: %w", err)
-		}
-		p.persisted = text
-		if pub := p.now.Load(); pub == nil || cp.Size > pub.cp.Size {
-			if p.cand, err = p.sign(cp, false); err != nil {
-				return nil, err
-			}
-		}
-	}
-	if n := p.largestNote(); n > maxNote {
-		l.logger.Warn("the log policy has more witnesses than fit into a time leaf: cosignatures of the last ones are left out", "bytes", n, "limit", maxNote)
-	}
-	for _, w := range p.all() {
-		p.workers.Go(func() { w.run(wctx) })
 	}
 	return p, nil
+}
+
+// restoreCandidate goes on with what was to be signed. It may have been signed, and witnesses may have seen it.
+func (p *publisher) restoreCandidate(ctx context.Context, text []byte) error {
+	cp, err := checkpoint.ParseCheckpoint(text)
+	if err != nil {
+		return fmt.Errorf("candidate checkpoint: %w", err)
+	}
+	if err := p.checkTree(ctx, cp); err != nil {
+		return fmt.Errorf("candidate checkpoint: %w", err)
+	}
+	p.persisted = text
+	if pub := p.now.Load(); pub == nil || cp.Size > pub.cp.Size {
+		p.cand, err = p.sign(cp, false)
+	}
+	return err
 }
 
 // all returns the witnesses and the appraisers.
@@ -170,6 +181,9 @@ func (p *publisher) checkTree(ctx context.Context, cp checkpoint.Checkpoint) err
 		return fmt.Errorf("%w: it has %d leaves, the tree only %d: data was lost, and going on would fork the log", ErrInconsistent, cp.Size, size)
 	}
 	root, err := p.l.tree.root(ctx, cp.Size)
+	if transient(err) {
+		return fmt.Errorf("reading the tree: %w", err)
+	}
 	if err != nil {
 		return fmt.Errorf("%w: reading the tree: %w", ErrInconsistent, err)
 	}
@@ -248,8 +262,17 @@ func (p *publisher) stop() {
 	p.workers.Wait()
 }
 
-// run publishes until ctx is done.
+// run publishes until ctx is done, or while this process is the publisher.
 func (p *publisher) run(ctx context.Context) {
+	if p.l.shared != nil {
+		p.l.shared.run(ctx)
+		return
+	}
+	p.lead(ctx)
+}
+
+// lead publishes until ctx is done.
+func (p *publisher) lead(ctx context.Context) {
 	if p.cand != nil {
 		p.offer()
 	}
@@ -268,7 +291,7 @@ func (p *publisher) run(ctx context.Context) {
 		case <-p.kicked:
 		case <-timer:
 		case c := <-p.cosigned:
-			p.merge(c)
+			p.merge(ctx, c)
 		}
 		if t != nil {
 			t.Stop()
@@ -291,7 +314,7 @@ func (p *publisher) advance(ctx context.Context) time.Duration {
 		if late := p.late; late != nil {
 			p.late = nil
 			for _, c := range late {
-				p.merge(c)
+				p.merge(ctx, c)
 			}
 			continue
 		}
@@ -315,7 +338,7 @@ func (p *publisher) advance(ctx context.Context) time.Duration {
 		if !p.quorum() {
 			return 0
 		}
-		if err := p.publish(); err != nil {
+		if err := p.publish(ctx); err != nil {
 			p.failed("published checkpoint", err)
 			continue
 		}
@@ -323,6 +346,11 @@ func (p *publisher) advance(ctx context.Context) time.Duration {
 }
 
 func (p *publisher) failed(what string, err error) {
+	if errors.Is(err, storage.ErrFenced) {
+		p.mu.Lock()
+		p.lost()
+		p.mu.Unlock()
+	}
 	p.l.logger.Error("publishing is delayed", "what", what, "err", err)
 	p.l.metrics.storageErrors.WithLabelValues("publish").Inc()
 	p.retry = time.Now().Add(p.l.cfg.retry)
@@ -330,6 +358,9 @@ func (p *publisher) failed(what string, err error) {
 
 // choose makes what the index has reached the candidate, if there is reason to. Else it returns when to try again.
 func (p *publisher) choose(ctx context.Context) (time.Duration, bool) {
+	if !p.l.index.whole() {
+		return 0, false // the follower is about to get there
+	}
 	size, root := p.l.index.position()
 	pub := p.now.Load()
 	p.mu.Lock()
@@ -342,14 +373,16 @@ func (p *publisher) choose(ctx context.Context) (time.Duration, bool) {
 		return wait, false
 	}
 	cp := checkpoint.Checkpoint{Origin: p.l.cfg.Origin, Size: size, Root: root}
-	// Tessera's state is visible before it is durable. What is signed must not be lost.
-	if err := storage.SyncDir(filepath.Join(p.l.cfg.Dir, storage.TesseraDir, ".state")); err != nil {
-		p.failed("tree state", err)
-		return p.l.cfg.retry, false
+	if p.l.shared == nil {
+		// Tessera's state is visible before it is durable. What is signed must not be lost.
+		if err := storage.SyncDir(filepath.Join(p.l.cfg.Dir, storage.TesseraDir, ".state")); err != nil {
+			p.failed("tree state", err)
+			return p.l.cfg.retry, false
+		}
 	}
 	if text := cp.Text(); !bytes.Equal(text, p.persisted) {
 		p.persisted = nil
-		if err := p.l.objects.Put(ctx, storage.Candidate, text); err != nil {
+		if err := p.putCandidate(ctx, text); err != nil {
 			p.failed("candidate", err)
 			return p.l.cfg.retry, false
 		}
@@ -456,7 +489,7 @@ func (p *publisher) quorum() bool {
 }
 
 // publish makes the candidate what is served.
-func (p *publisher) publish() error {
+func (p *publisher) publish(ctx context.Context) error {
 	c, old := p.cand, p.now.Load()
 	if old != nil && c.fresh {
 		// Cosignatures that weren't renewed are still good.
@@ -466,7 +499,7 @@ func (p *publisher) publish() error {
 	if err != nil {
 		return err
 	}
-	if err := p.replace(&published{note: note, cp: c.cp, text: c.text, sigs: c.sigs, at: p.l.cfg.now(), next: make(chan struct{})}); err != nil {
+	if err := p.replace(ctx, &published{note: note, cp: c.cp, text: c.text, sigs: c.sigs, at: p.l.cfg.now(), next: make(chan struct{})}); err != nil {
 		return err
 	}
 	p.l.metrics.publishSeconds.Observe(time.Since(c.begun).Seconds())
@@ -487,30 +520,42 @@ func union(a, b map[string][]byte) map[string][]byte {
 }
 
 // replace makes pub what is served, on disk and then in memory.
-func (p *publisher) replace(pub *published) error {
+func (p *publisher) replace(ctx context.Context, pub *published) error {
 	old := p.now.Load()
 	if old != nil && (pub.cp.Size < old.cp.Size || pub.cp.Size == old.cp.Size && pub.cp.Root != old.cp.Root) {
 		err := fmt.Errorf("%w: size %d and root %x would replace the published size %d and root %x", ErrInconsistent, pub.cp.Size, pub.cp.Root, old.cp.Size, old.cp.Root)
 		p.l.halt(err)
 		return err
 	}
-	if err := p.l.objects.Put(context.Background(), storage.Published, pub.note); err != nil {
+	if err := p.putPublished(ctx, pub); err != nil {
 		return err
 	}
-	if !p.now.CompareAndSwap(old, pub) {
-		panic("sessionlog: two publishers") // only the goroutine publishes
-	}
-	if old != nil {
-		close(old.next)
-	} else {
-		close(p.first)
-	}
-	p.l.times.kick()
+	p.show(old, pub)
 	return nil
 }
 
+func (p *publisher) putCandidate(ctx context.Context, text []byte) error {
+	s := p.l.shared
+	if s == nil {
+		return p.l.objects.Put(ctx, storage.Candidate, text)
+	}
+	ctx, cancel := context.WithTimeout(ctx, sharedTimeout)
+	defer cancel()
+	return s.storage.SetCandidate(ctx, s.epoch.Load(), text)
+}
+
+func (p *publisher) putPublished(ctx context.Context, pub *published) error {
+	s := p.l.shared
+	if s == nil {
+		return p.l.objects.Put(ctx, storage.Published, pub.note)
+	}
+	ctx, cancel := context.WithTimeout(ctx, sharedTimeout)
+	defer cancel()
+	return s.storage.Publish(ctx, s.epoch.Load(), pub.note, pub.cp.Size)
+}
+
 // merge adds a witness's cosignatures to the candidate, or late ones to what is published.
-func (p *publisher) merge(c cosignatures) {
+func (p *publisher) merge(ctx context.Context, c cosignatures) {
 	// A candidate can have the text of an earlier one, when newer cosignatures are wanted.
 	if c.cand == p.cand {
 		p.cand.sigs.cosigs = union(p.cand.sigs.cosigs, c.lines)
@@ -525,7 +570,7 @@ func (p *publisher) merge(c cosignatures) {
 	next.next = make(chan struct{})
 	var err error
 	if next.note, err = p.assemble(next.text, next.sigs); err == nil && !bytes.Equal(next.note, pub.note) {
-		err = p.replace(&next)
+		err = p.replace(ctx, &next)
 	}
 	if err != nil {
 		p.late = append(p.late, c)

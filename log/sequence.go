@@ -9,6 +9,7 @@ import (
 	"github.com/transparency-dev/tessera"
 
 	"github.com/affidavit-log/affidavit/log/record"
+	"github.com/affidavit-log/affidavit/log/storage"
 )
 
 // A sequencer hands leaves to Tessera in batches. One goroutine owns the batches; each is integrated, durably, before
@@ -20,6 +21,7 @@ import (
 // first. That is about one partial bundle for each checkpoint, at any load, and costs submitters no time.
 type sequencer struct {
 	add    tessera.AddFn
+	shared *shared          // is used instead of add if it isn't nil
 	next   func() time.Time // when the next checkpoint may be signed
 	before func([]*pending) // called with each batch before it is handed over
 	done   func(*pending)   // called with each leaf that was appended or not, before its waiters know
@@ -44,6 +46,23 @@ type pending struct {
 	done  chan struct{}
 	index uint64
 	err   error
+
+	// What follows is for a storage that is shared, see storage.Leaf. dup and has are set like index: whether another
+	// leaf had the key, and what value that one has.
+	appending
+	dup bool
+	has record.Digest
+}
+
+// appending says how a leaf is to be appended.
+type appending struct {
+	urgent bool // somebody waits, so that others of the same batch needn't be waited for
+
+	key     []byte
+	value   record.Digest
+	known   uint64 // how many leaves were looked through before, for one with the key
+	atLeast []storage.Number
+	epoch   uint64 // only while this is the epoch of the publisher's lease, unless it is 0
 }
 
 const (
@@ -69,21 +88,25 @@ func newSequencer(add tessera.AddFn, l *Log) *sequencer {
 		wake:   make(chan struct{}, 1),
 		ended:  make(chan struct{}),
 	}
+	if l.shared != nil {
+		// Integration comes later, in batches of its own.
+		s.shared, s.next = l.shared, func() time.Time { return time.Time{} }
+	}
 	go s.run()
 	return s
 }
 
 // append takes a leaf, which urgent ones don't let wait. The result's done is closed when it is durably in the tree, or
 // when that failed.
-func (s *sequencer) append(leaf record.Leaf, urgent bool) (*pending, error) {
-	p := &pending{entry: tessera.NewEntry(leaf.Bytes()), leaf: leaf, since: time.Now(), done: make(chan struct{})}
+func (s *sequencer) append(leaf record.Leaf, how appending) (*pending, error) {
+	p := &pending{entry: tessera.NewEntry(leaf.Bytes()), leaf: leaf, since: time.Now(), done: make(chan struct{}), appending: how}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, ErrClosed
 	}
 	s.queue = append(s.queue, p)
-	s.urgent = s.urgent || urgent
+	s.urgent = s.urgent || how.urgent
 	s.signal()
 	return p, nil
 }
@@ -163,6 +186,10 @@ func (s *sequencer) take(now time.Time) (batch []*pending, wait time.Duration, c
 // flush hands a batch to Tessera and waits until it is integrated.
 func (s *sequencer) flush(batch []*pending) {
 	s.before(batch)
+	if s.shared != nil {
+		s.shared.sequence(batch)
+		return
+	}
 	// The context is for traces only: a future can't be cancelled.
 	futures := make([]tessera.IndexFuture, len(batch))
 	for i, p := range batch {

@@ -107,6 +107,9 @@ func (t *timekeeper) freshness(ctx context.Context) (timeLeaf, error) {
 	t.wanted = t.l.cfg.now()
 	t.mu.Unlock()
 	t.kick()
+	if s := t.l.shared; s != nil {
+		s.want(ctx)
+	}
 	old := func(tl timeLeaf, d time.Duration) bool { return t.l.cfg.now().Sub(tl.loggedAt) >= d }
 	for {
 		pub := t.l.pub.now.Load()
@@ -129,6 +132,14 @@ func (t *timekeeper) freshness(ctx context.Context) (timeLeaf, error) {
 			return timeLeaf{}, ErrClosed
 		}
 	}
+}
+
+// want is called when somebody asks for freshness elsewhere.
+func (t *timekeeper) want() {
+	t.mu.Lock()
+	t.wanted = t.l.cfg.now()
+	t.mu.Unlock()
+	t.kick()
 }
 
 // due returns how long it is until a time leaf should be logged, or false if there is no reason to.
@@ -154,6 +165,14 @@ func (t *timekeeper) due() (time.Duration, bool) {
 func (t *timekeeper) run(ctx context.Context) {
 	var failed time.Time // when it last failed
 	for ctx.Err() == nil && t.l.Err() == nil {
+		if !t.l.leading() {
+			select {
+			case <-ctx.Done():
+			case <-t.l.haltedc:
+			case <-t.kicked:
+			}
+			continue
+		}
 		wait, ok := t.due()
 		wait = max(wait, t.l.cfg.retry-time.Since(failed))
 		if ok && wait <= 0 {
@@ -204,9 +223,18 @@ func (t *timekeeper) log(ctx context.Context) error {
 	}
 	leaf := &record.TimeLeaf{LoggedAt: t.l.cfg.now().UnixMilli(), Note: pub.note}
 	digest := leaf.NoteDigest()
-	_, err = t.l.appendOnce(ctx, leaf, true, func() (uint64, bool, error) {
+	how := appending{urgent: true, key: sharedKey(keyNote, digest), value: digest}
+	if s := t.l.shared; s != nil {
+		if how.epoch = s.epoch.Load(); how.epoch == 0 {
+			return nil // it is somebody else's to log
+		}
+	}
+	i, err := t.l.appendOnce(ctx, leaf, how, func() (uint64, bool, error) {
 		tl, ok, err := t.l.index.note(digest)
 		return tl.index, ok, err
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return t.l.index.wait(ctx, i+1)
 }

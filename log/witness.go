@@ -146,7 +146,7 @@ func (w *witness) run(ctx context.Context) {
 		w.mu.Lock()
 		c := w.want
 		w.mu.Unlock()
-		if c == done {
+		if c == done || c == nil {
 			select {
 			case <-ctx.Done():
 				return
@@ -161,6 +161,9 @@ func (w *witness) run(ctx context.Context) {
 		w.mu.Lock()
 		c = w.want
 		w.mu.Unlock()
+		if c == nil {
+			continue
+		}
 		began := time.Now()
 		lines, err := w.cosign(ctx, c)
 		if ctx.Err() != nil {

@@ -52,6 +52,9 @@ type Digest = [32]byte
 type Shared interface {
 	Objects() Objects
 
+	// Create prepares the storage for a new log, if it isn't. There must be no object Meta.
+	Create(ctx context.Context) error
+
 	// Driver returns Tessera's driver for the tree. The appender must integrate what Append sequences; nothing is added
 	// through it. Its options are to be set by the caller.
 	Driver(ctx context.Context) (tessera.Driver, error)
