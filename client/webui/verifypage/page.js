@@ -24,15 +24,24 @@
 
 	// The check
 
+	// The module comes in the parts below this script, which a script after each hands over: it is unpacked and compiled while
+	// the rest of the page is still being read.
+	const gunzip = new DecompressionStream("gzip"), parts = gunzip.writable.getWriter();
+	const compiled = WebAssembly.compileStreaming(new Response(gunzip.readable, { headers: { "Content-Type": "application/wasm" } }));
+	compiled.catch(() => {}); // whoever waits for it says so
+	addEventListener("DOMContentLoaded", () => parts.close().catch(() => {}));
+	globalThis.affidavitPart = script => {
+		const e = script.previousElementSibling;
+		parts.write(Uint8Array.fromBase64 ? Uint8Array.fromBase64(e.value) : Uint8Array.from(atob(e.value), c => c.charCodeAt(0))).catch(() => {});
+		e.remove();
+		script.remove();
+	};
+
 	let checking; // promise of the function that checks
 
 	async function load() {
-		const base64 = $("module").value;
-		const packed = Uint8Array.fromBase64 ? Uint8Array.fromBase64(base64) : Uint8Array.from(atob(base64), c => c.charCodeAt(0));
-		const gunzip = new DecompressionStream("gzip"), writer = gunzip.writable.getWriter();
-		Promise.all([writer.write(packed), writer.close()]).catch(() => {}); // whoever reads gets the error, too
 		const go = new Go();
-		const { instance } = await WebAssembly.instantiateStreaming(new Response(gunzip.readable, { headers: { "Content-Type": "application/wasm" } }), go.importObject);
+		const instance = await WebAssembly.instantiate(await compiled, go.importObject);
 		go.run(instance).then(() => { checking = undefined; }); // it ends only if it runs out of memory, say
 		return globalThis.affidavitCheck;
 	}
