@@ -113,7 +113,7 @@ func attribute(c *codec, v *any) {
 		}
 		return
 	}
-	switch c.dec.PeekKind() {
+	switch c.peek() {
 	case '0':
 		n, neg, ok := c.number()
 		if !ok {

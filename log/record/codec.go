@@ -1,17 +1,15 @@
 package record
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -19,19 +17,20 @@ import (
 // A codec reads or writes JSON. Each structure has one table of members, used
 // in both directions, so that what is written is what is read.
 //
-// jsontext checks the grammar and UTF-8. The codec checks the rest: each
-// member exactly once with its exact name, each required one present, and each
-// value within its type's alphabet and bounds. Only values that a table
-// describes are read, so the tables bound the depth of nesting, too.
+// It checks the grammar (RFC 8259) and UTF-8; each member exactly once with its
+// exact name, each required one present, and each value within its type's alphabet
+// and bounds. Only values that a table describes are read, so the tables bound
+// the depth of nesting, too. It reads the grammar itself, since a decoder for any JSON
+// takes half as long again, and a monitor reads millions of statements: fuzz targets compare
+// it with encoding/json.
 type codec struct {
 	writing bool
 	err     error
 	path    string // where err happened
 
 	// For reading.
-	dec           jsontext.Decoder
-	buf           bytes.Buffer
 	src           string // the whole input; strings that are read are parts of it
+	pos           int    // in src
 	escapes       bool   // whether strings may contain escape sequences
 	predicateType string // what the predicate is read as
 
@@ -39,20 +38,15 @@ type codec struct {
 	out []byte
 }
 
-// decoderOptions leaves it to the tables to look for duplicate members.
-var decoderOptions = jsontext.AllowDuplicateNames(true)
-
 var codecs = sync.Pool{New: func() any { return new(codec) }}
 
 // readJSON calls read on b, which must hold one JSON value and no more.
 func readJSON(b []byte, escapes bool, predicateType string, read func(*codec)) error {
 	c := codecs.Get().(*codec)
 	defer c.release()
-	c.buf = *bytes.NewBuffer(b)
-	c.dec.Reset(&c.buf, decoderOptions)
-	c.src, c.escapes, c.predicateType = string(b), escapes, predicateType
+	c.src, c.pos, c.escapes, c.predicateType = string(b), 0, escapes, predicateType
 	if read(c); c.err == nil {
-		if _, err := c.dec.ReadToken(); err != io.EOF {
+		if c.peek(); c.pos < len(c.src) {
 			c.failf("trailing data after the JSON value")
 		}
 	}
@@ -64,8 +58,7 @@ func readJSON(b []byte, escapes bool, predicateType string, read func(*codec)) e
 	return nil
 }
 
-// release returns c to the pool. The decoder goes on referring to its last input until the
-// next one.
+// release returns c to the pool.
 func (c *codec) release() {
 	c.src, c.predicateType, c.path, c.err = "", "", "", nil
 	codecs.Put(c)
@@ -84,68 +77,160 @@ func (c *codec) failf(format string, args ...any) {
 	}
 }
 
-// syntax records an error of jsontext, whose messages name offset and character.
-func (c *codec) syntax(err error) {
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	c.failf("%v", err)
-}
-
 // at adds a member's name to the error's path.
 func (c *codec) at(name string) { c.path = name + "." + c.path }
 
-var kindNames = map[jsontext.Kind]string{
+// peek skips space, and returns what the next value or character is: the first character of a value, '0' for
+// any number, or 0 at the end.
+func (c *codec) peek() byte {
+	for ; c.pos < len(c.src); c.pos++ {
+		switch b := c.src[c.pos]; b {
+		case ' ', '\t', '\r', '\n':
+		case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
+			return '0'
+		default:
+			return b
+		}
+	}
+	return 0
+}
+
+var kindNames = map[byte]string{
 	'n': "null", 'f': "a boolean", 't': "a boolean", '"': "a string",
 	'0': "a number", '{': "an object", '[': "an array",
 }
 
-// expect reports whether the next value is of the given kind.
-func (c *codec) expect(want jsontext.Kind) bool {
+// expect reports whether the next value is of the given kind, and fails if it isn't.
+func (c *codec) expect(want byte) bool {
 	if c.err != nil {
 		return false
 	}
-	k := c.dec.PeekKind()
+	k := c.peek()
 	if k == want {
 		return true
 	}
 	if name, ok := kindNames[k]; ok {
 		c.failf("%s, want %s", name, kindNames[want])
-	} else if _, err := c.dec.ReadToken(); err != nil {
-		c.syntax(err)
 	} else {
-		c.failf("missing value")
+		c.unexpected(kindNames[want])
 	}
 	return false
 }
 
+// unexpected fails at a character where something else has to be.
+func (c *codec) unexpected(want string) {
+	if c.pos >= len(c.src) {
+		c.failf("unexpected EOF, want %s", want)
+		return
+	}
+	r, _ := utf8.DecodeRuneInString(c.src[c.pos:])
+	c.failf("invalid character %q at offset %d, want %s", r, c.pos, want)
+}
+
+// open reads the beginning of an object or an array.
+func (c *codec) open(kind byte) bool {
+	ok := c.expect(kind)
+	if ok {
+		c.pos++
+	}
+	return ok
+}
+
+// more reports whether there is another member or element in an object or array with the given end. It reads the comma
+// before it, or the end.
+func (c *codec) more(end byte, first bool) bool {
+	if c.err != nil {
+		return false
+	}
+	k := c.peek()
+	if k == end {
+		c.pos++
+		return false
+	}
+	if first {
+		return true
+	}
+	if k != ',' {
+		c.unexpected("a comma or the end")
+		return false
+	}
+	c.pos++
+	if c.peek() == end {
+		c.unexpected("a value after the comma")
+		return false
+	}
+	return true
+}
+
+// word reads one of true, false and null, with whose first character the input goes on. What follows it is looked at by
+// who comes next: only a comma or an end can.
+func (c *codec) word(w string) bool {
+	if !strings.HasPrefix(c.src[c.pos:], w) {
+		c.unexpected(w)
+		return false
+	}
+	c.pos += len(w)
+	return true
+}
+
+// plain are the bytes that stand for themselves in a string, but for those of other characters than ASCII.
+var plain = func() (t [256]bool) {
+	for b := 0x20; b < 0x80; b++ {
+		t[b] = b != '"' && b != '\\'
+	}
+	return t
+}()
+
 // string reads a string, which may be a member's name, and returns what is
 // between the quotes.
 func (c *codec) string() (string, bool) {
-	if c.err != nil {
+	if !c.expect('"') {
 		return "", false
 	}
-	v, err := c.dec.ReadValue()
-	if err != nil {
-		c.syntax(err)
+	start := c.pos + 1
+	ascii, escaped := true, false
+	i := start
+	for ; ; i++ {
+		for i < len(c.src) && plain[c.src[i]] {
+			i++
+		}
+		if i >= len(c.src) {
+			c.pos = i
+			c.unexpected("the end of the string")
+			return "", false
+		}
+		b := c.src[i]
+		if b == '"' {
+			break
+		}
+		switch {
+		case b >= 0x80:
+			ascii = false
+		case b == '\\':
+			escaped = true
+			i++ // what it escapes isn't the end
+		default:
+			c.pos = i
+			c.unexpected("no control character in a string")
+			return "", false
+		}
+	}
+	s := c.src[start:i]
+	c.pos = i + 1
+	if !ascii && !utf8.ValidString(s) {
+		c.failf("invalid UTF-8 in the string %.80q", s)
 		return "", false
 	}
-	if k := v.Kind(); k != '"' {
-		c.failf("%s, want a string", kindNames[k])
-		return "", false
-	}
-	end := int(c.dec.InputOffset()) - 1
-	s := c.src[end-len(v)+2 : end]
-	if strings.IndexByte(s, '\\') < 0 {
+	if !escaped {
 		return s, true
 	}
 	if !c.escapes {
-		c.failf("escape sequence in the string %.80s", v)
+		c.failf("escape sequence in the string \"%.80s\"", s)
 		return "", false
 	}
-	b, err := jsontext.AppendUnquote(nil, v)
+	b, err := jsontext.AppendUnquote(nil, c.src[start-1:i+1])
 	if err != nil {
-		c.syntax(err)
+		c.failf("%v", err)
 		return "", false
 	}
 	return string(b), true
@@ -198,17 +283,13 @@ func object[T any](c *codec, fields []field[T], v *T) {
 		c.out = append(c.out, '}')
 		return
 	}
-	if !c.expect('{') {
-		return
-	}
-	if _, err := c.dec.ReadToken(); err != nil {
-		c.syntax(err)
+	if !c.open('{') {
 		return
 	}
 	var seen uint64
 	next := 0
-	for c.dec.PeekKind() != '}' {
-		name, ok := c.string()
+	for first := true; c.more('}', first); first = false {
+		name, ok := c.name()
 		if !ok {
 			return
 		}
@@ -231,8 +312,7 @@ func object[T any](c *codec, fields []field[T], v *T) {
 		}
 		next = i + 1
 	}
-	if _, err := c.dec.ReadToken(); err != nil {
-		c.syntax(err)
+	if c.err != nil {
 		return
 	}
 	for i := range fields {
@@ -256,15 +336,11 @@ func list[T any](c *codec, v *[]T, min, max int, rw func(*codec, *T)) {
 		c.out = append(c.out, ']')
 		return
 	}
-	if !c.expect('[') {
-		return
-	}
-	if _, err := c.dec.ReadToken(); err != nil {
-		c.syntax(err)
+	if !c.open('[') {
 		return
 	}
 	*v = []T{}
-	for k := c.dec.PeekKind(); k != ']'; k = c.dec.PeekKind() {
+	for first := true; c.more(']', first); first = false {
 		if len(*v) == max {
 			c.failf("more than %d values", max)
 			return
@@ -275,11 +351,7 @@ func list[T any](c *codec, v *[]T, min, max int, rw func(*codec, *T)) {
 			return
 		}
 	}
-	if _, err := c.dec.ReadToken(); err != nil {
-		c.syntax(err)
-		return
-	}
-	if len(*v) < min {
+	if c.err == nil && len(*v) < min {
 		c.failf("%d values, want at least %d", len(*v), min)
 	}
 }
@@ -306,16 +378,12 @@ func mapping[T any](c *codec, m *map[string]T, max int, key func(string) error, 
 		c.out = append(c.out, '}')
 		return
 	}
-	if !c.expect('{') {
-		return
-	}
-	if _, err := c.dec.ReadToken(); err != nil {
-		c.syntax(err)
+	if !c.open('{') {
 		return
 	}
 	*m = make(map[string]T)
-	for c.dec.PeekKind() != '}' {
-		name, ok := c.string()
+	for first := true; c.more('}', first); first = false {
+		name, ok := c.name()
 		if !ok {
 			return
 		}
@@ -338,9 +406,20 @@ func mapping[T any](c *codec, m *map[string]T, max int, key func(string) error, 
 		}
 		(*m)[name] = v
 	}
-	if _, err := c.dec.ReadToken(); err != nil {
-		c.syntax(err)
+}
+
+// name reads a member's name, and the colon after it.
+func (c *codec) name() (string, bool) {
+	name, ok := c.string()
+	if !ok {
+		return "", false
 	}
+	if c.peek() != ':' {
+		c.unexpected("a colon")
+		return "", false
+	}
+	c.pos++
+	return name, true
 }
 
 // null reads a null, if one is next, or writes one if it must.
@@ -351,12 +430,10 @@ func (c *codec) null(write bool) bool {
 		}
 		return write
 	}
-	if c.err != nil || c.dec.PeekKind() != 'n' {
+	if c.err != nil || c.peek() != 'n' {
 		return false
 	}
-	if _, err := c.dec.ReadToken(); err != nil {
-		c.syntax(err)
-	}
+	c.word("null")
 	return true
 }
 
@@ -390,25 +467,33 @@ func (c *codec) number() (n uint64, neg, ok bool) {
 	if !c.expect('0') {
 		return 0, false, false
 	}
-	b, err := c.dec.ReadValue()
-	if err != nil {
-		c.syntax(err)
-		return 0, false, false
+	start := c.pos
+	for c.pos < len(c.src) && strings.IndexByte("0123456789+-.eE", c.src[c.pos]) >= 0 {
+		c.pos++
 	}
+	b := c.src[start:c.pos]
 	digits := b
 	if neg = b[0] == '-'; neg {
 		digits = b[1:]
 	}
-	for _, d := range digits {
+	if digits == "" {
+		c.failf("%q is not a number", b)
+		return 0, false, false
+	}
+	for i := range len(digits) {
+		d := digits[i]
 		if d < '0' || d > '9' {
 			c.failf("%.40s is not an integer without fraction and exponent", b)
 			return 0, false, false
 		}
-		// The grammar has no leading zeros, and 20 digits don't fit anyway.
 		if n = n*10 + uint64(d-'0'); n > maxInt {
 			c.failf("%.40s is beyond 2^53", b)
 			return 0, false, false
 		}
+	}
+	if digits[0] == '0' && len(digits) > 1 {
+		c.failf("invalid character %q after a leading zero", digits[1])
+		return 0, false, false
 	}
 	if neg && n == 0 {
 		c.failf("-0 is not an integer in its only form")
@@ -425,17 +510,13 @@ func (c *codec) bool(v *bool) {
 	if c.err != nil {
 		return
 	}
-	switch c.dec.PeekKind() {
+	switch c.peek() {
 	case 't':
-		*v = true
+		*v = c.word("true")
 	case 'f':
-		*v = false
+		*v = !c.word("false")
 	default:
 		c.expect('t')
-		return
-	}
-	if _, err := c.dec.ReadToken(); err != nil {
-		c.syntax(err)
 	}
 }
 
