@@ -7,7 +7,7 @@ FUZZTIME ?= 10s
 # Directory with the shared vectors that don't belong to this repository; tests that want them skip when it is absent.
 export AFFIDAVIT_SHARED ?= $(abspath ../shared)
 
-.PHONY: help module build demo test check race fuzz vectors interop bench clean
+.PHONY: help module build demo test check race fuzz vectors interop bench chaos soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -67,6 +67,16 @@ profile-%: ## where the time of a hot path goes: admission, append, proof, verif
 	mkdir -p bin
 	$(GO) test -run '^$$' -bench '^Benchmark$(word 2,$(PROFILE_$*))' -benchtime 3s -cpuprofile bin/$*.prof -o bin/$*.test $(word 1,$(PROFILE_$*))
 	$(GO) tool pprof -top -nodecount 40 bin/$*.test bin/$*.prof
+
+# What is broken, and when, is decided by SEED; a failure prints it.
+ROUNDS ?= 200
+SEED ?= 0
+chaos: ## kill the daemons under load and see that nothing is lost: ROUNDS=200 SEED=0 (docs/reliability.md)
+	$(GO) test ./cmd/internal/chaos -run '^TestChaos$$' -count=1 -v -timeout 0 -args -rounds $(ROUNDS) -seed $(SEED)
+
+SOAK ?= 30m
+soak: ## everything together for SOAK=30m: goroutines, descriptors, memory and disk must not leak
+	$(GO) test ./cmd/internal/chaos -run '^TestSoak$$' -count=1 -v -timeout 0 -args -soak $(SOAK)
 
 clean: ## what the other targets made
 	rm -rf bin bench.json demo-data
