@@ -23,6 +23,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/sstable/block"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/affidavit-log/affidavit/client"
@@ -140,6 +141,8 @@ type Monitor struct {
 	a        *audit
 	failed   error // after a failed write; only Open helps
 	scanned  *scan // of Newest, if the log's hashes didn't prove it
+
+	remembered int // checkpoints that were added to the history since the monitor was opened
 
 	windowLeaves int         // how many leaves are audited in one batch
 	buffers      chan []byte // free ones, see getBuffer
@@ -291,7 +294,7 @@ func policyNames(p *checkpoint.Policy, origin string) bool {
 // Sizes that bound the database's memory.
 const (
 	blockCache = 48 << 20
-	memTable   = 16 << 20
+	memTable   = 32 << 20
 )
 
 func openDB(dir string, logger *slog.Logger) (*pebble.DB, error) { return openFS(dir, logger, nil) }
@@ -300,7 +303,16 @@ func openDB(dir string, logger *slog.Logger) (*pebble.DB, error) { return openFS
 func openFS(dir string, logger *slog.Logger, fs vfs.FS) (*pebble.DB, error) {
 	o := &pebble.Options{
 		FS: fs, Logger: pebbleLogger{logger}, FormatMajorVersion: pebble.FormatNewest, CacheSize: blockCache, MemTableSize: memTable,
+		// While a log is caught up with, everything that is written is rewritten by each level on its way down: fewer, larger
+		// steps take less of the processors, which signatures need.
+		LBaseMaxBytes: 256 << 20,
 	}
+	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings {
+		// Half of what is stored are hashes. The rest is compressed once, at the bottom, where nearly all of it ends up.
+		c := pebble.DBCompressionNone
+		c.Levels[len(c.Levels)-1] = block.SnappyCompression
+		return c
+	})
 	for i := range o.Levels {
 		// Most statements that are looked up aren't there. Ten bits for each key answer 99 in 100 of these without a read.
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
