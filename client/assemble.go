@@ -134,7 +134,7 @@ func (a *assembler) follow(ctx context.Context, index uint64) error {
 		if err := a.covering(ctx, index); err != nil {
 			return err
 		}
-		if leaf.Entry.Profile != record.ProfileStatement {
+		if !leaf.Entry.Profile.InTD() {
 			if err := a.vendorKey(ctx, leaf.Entry); err != nil {
 				return err
 			}

@@ -52,7 +52,8 @@ type Admission struct {
 	// for the vendor. Only vendor-key/v1 statements ask for it.
 	ListedKeys func(vendor, keyid string) (ed25519.PublicKey, bool)
 
-	// AllowImports allows evidence that isn't bound to a statement.
+	// AllowImports allows evidence that isn't bound to a statement, or to no more
+	// than a key: entries of profiles for which [record.Profile.Import] holds.
 	AllowImports bool
 }
 
@@ -126,7 +127,7 @@ func (a *Admitted) TDX() *tdx.Result { return a.result }
 
 // Admit judges an entry by the admission rules [Ruleset], the cheap ones first:
 //
-//  1. The entry is well-formed and of a known profile; unbound evidence only if
+//  1. The entry is well-formed and of a known profile; imports only if
 //     a.AllowImports.
 //  2. Its vendor is the one who submits it.
 //  3. Whoever's key signed it is known: for vendors' entries, a key that is in the
@@ -152,10 +153,10 @@ func (v *Verifier) Admit(e *record.Entry, set *tdx.Set, admittedAt, judgedAt tim
 	if st.Evidence == nil && !judgedAt.Equal(admittedAt) {
 		return nil, fmt.Errorf("verifier: judged at %s, but admitted at %s", timestamp(judgedAt), timestamp(admittedAt))
 	}
+	if e.Profile.Import() && !a.AllowImports {
+		return nil, inadmissible(ProblemImportsNotAllowed, "this log takes no evidence that isn't bound to a statement")
+	}
 	if ev := st.Evidence; ev != nil {
-		if !a.AllowImports {
-			return nil, inadmissible(ProblemImportsNotAllowed, "this log takes no evidence that isn't bound to a statement")
-		}
 		if collected := ev.CollectedOn; collected.After(admittedAt) {
 			return nil, refuseEntry(notGenuine(ReasonStatement, "the evidence was collected at %s, which is later than %s", timestamp(collected), timestamp(admittedAt)))
 		}
@@ -210,7 +211,7 @@ func refuseEntry(err error) *AdmissionError {
 
 func (a *Admission) checkKey(e *record.Entry, st *record.Statement) error {
 	switch {
-	case e.Profile == record.ProfileStatement:
+	case e.Profile.InTD():
 		return nil // the quote vouches for the key
 	case st.VendorKey != nil:
 		k := &st.VendorKey.Key

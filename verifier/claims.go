@@ -76,6 +76,7 @@ const (
 	CodeModelExecution Code = "model-execution"     // a model ran in a class that the policy doesn't accept
 	CodeModelRun       Code = "model-run"           // a model's own record is missing, or isn't good, or says something else
 	CodeAccelerator    Code = "accelerator"         // the nonce of GPU evidence isn't the one that the rules derive
+	CodeEventLog       Code = "event-log"           // an event log isn't that of the quote
 	CodeRetention      Code = "retention"           // how retention is enforced
 	CodeStorage        Code = "persistent-storage"  // the environment has persistent storage
 	CodeErasure        Code = "erasure"             // the workspace wasn't reported as erased

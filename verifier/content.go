@@ -43,6 +43,7 @@ func (s *subject) content() {
 			s.claim("source", "Where the evidence comes from", clean(st.Evidence.Source), SourceVendor, StatusAsserted, "")
 		}
 	}
+	s.eventLogs()
 }
 
 // say claims what the statement says, and nobody checks.
@@ -62,7 +63,11 @@ func (s *subject) freshness() {
 	const id, label = "freshness", "Made after the log's checkpoint"
 	value := fmt.Sprintf("%s, size %d", clean(f.Origin), f.Size)
 	if s.in.Interval != nil && !s.in.Interval.NotBefore.IsZero() {
-		s.claim(id, label, value, SourceVerifier, StatusHolds, "The quote commits to that checkpoint with its cosignatures, and so can't be older.")
+		note := "The quote commits to that checkpoint with its cosignatures, and so can't be older."
+		if s.in.Entry.Profile.Import() {
+			note = "The quote's nonce is made of that checkpoint with its cosignatures, and so the quote can't be older."
+		}
+		s.claim(id, label, value, SourceVerifier, StatusHolds, note)
 		return
 	}
 	s.claim(id, label, value, s.said(), StatusAsserted, "When that checkpoint was made isn't proven here.")
@@ -93,7 +98,11 @@ func (s *subject) interval() {
 		value := fmt.Sprintf("%s to %s", timestamp(i.NotBefore), timestamp(i.NotAfter))
 		width, widest := i.NotAfter.Sub(i.NotBefore), s.p.widest()
 		ok := width <= widest && width >= -clockTolerance
-		s.claim(id, label, value, SourceVerifier, judged(ok), honestWitness)
+		note := honestWitness
+		if s.in.Entry.Profile.Import() {
+			note = "It is when the key was attested, not when any response was made. " + note
+		}
+		s.claim(id, label, value, SourceVerifier, judged(ok), note)
 		switch {
 		case width < -clockTolerance:
 			s.refuse(CodeTimeWidth, "time.max-width", width.String(), "a positive width", "witnesses contradict each other: not before %s, but not after %s", timestamp(i.NotBefore), timestamp(i.NotAfter))
@@ -256,12 +265,22 @@ func (s *subject) environment(env *record.Environment, key record.SessionKey, f 
 		s.say("environment.egress-policy", "Network rules", fmt.Sprintf("SHA-256 %x", *env.EgressPolicy), "What the rules say, whoever has them can show.")
 	}
 	if env.EventLog != nil {
-		s.say("environment.event-log", "Event log of the boot", fmt.Sprintf("SHA-256 %x", *env.EventLog), "It wasn't replayed here.")
+		note := "It wasn't replayed here."
+		if _, ok := s.in.Evidence[*env.EventLog]; ok {
+			note = "What it is, is a claim of its own."
+		}
+		s.say("environment.event-log", "Event log of the boot", fmt.Sprintf("SHA-256 %x", *env.EventLog), note)
 	}
 	for i, a := range env.Accelerators {
 		id, label := fmt.Sprintf("accelerator.%d", i), "Accelerators"
 		value := fmt.Sprintf("%d × %s, evidence SHA-256 %x", a.Count, a.Type, a.Evidence)
-		if want := record.GPUNonce(key.SPKI, f.Note); a.Nonce != want {
+		want := record.GPUNonce(key.SPKI, f.Note)
+		if b := s.in.Entry.Binding(); b != nil && s.in.Entry.Profile.Import() {
+			// The interface gives its accelerators the nonce that it was given.
+			session, _ := b.Session()
+			want = record.Nonce(f.Note, session)
+		}
+		if a.Nonce != want {
 			s.claim(id, label, value, s.said(), StatusFailed, "The nonce isn't the one that binds the evidence to this statement's key and checkpoint.")
 			s.refuse(CodeAccelerator, "environment.accelerators", fmt.Sprintf("%x", a.Nonce), fmt.Sprintf("%x", want), "the nonce of the accelerators' evidence isn't derived from this statement's key and checkpoint")
 			continue
@@ -330,7 +349,11 @@ func (s *subject) modelRun(st *record.ModelRun) {
 		name += " (answered by " + clean(st.ResponseModel) + ")"
 	}
 	s.say("model", "Model", name, "")
-	s.say("model.calls", "Calls", plural(st.Calls.Size, "call")+fmt.Sprintf(", root %x", st.Calls.Root), "")
+	note := ""
+	if s.in.Entry.Profile == record.ProfileDstackProxy {
+		note = "Each can be shown with its signature by the attested key. That there were no others is the vendor's word."
+	}
+	s.say("model.calls", "Calls", plural(st.Calls.Size, "call")+fmt.Sprintf(", root %x", st.Calls.Root), note)
 	if st.Weights != nil {
 		s.say("model.weights", "Weights of the model", fmt.Sprintf("SHA-256 %x", *st.Weights), "")
 	}

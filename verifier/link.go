@@ -294,6 +294,8 @@ func (r *report) model(id string, m *record.Model, start, final *PlacedRecord, r
 		r.claim(id, label, value, SourceVendor, asserted(true), fmt.Sprintf("Its own record, index %d, is good, but it covers many sessions, and doesn't show this one.", run.Index))
 	case u.unshown != "":
 		r.claim(id, label, value, SourceVendor, asserted(true), fmt.Sprintf("Its own record, index %d, names this session, but it sent calls on to %s, and no record shows where they ended.", run.Index, u.unshown))
+	case run.Verdict.Entry.Profile.Import():
+		r.claim(id, label, value, SourceVendor, asserted(true), fmt.Sprintf("Its own record, index %d, names this session, and shows a key in confidential hardware that was attested for it. That these calls were answered there isn't shown by that.", run.Index))
 	case said(run) != SourceMeasuredCode:
 		r.claim(id, label, value, SourceVendor, asserted(true), fmt.Sprintf("Its own record, index %d, names this session, but the host could change the code that made it.", run.Index))
 	default:

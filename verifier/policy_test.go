@@ -217,7 +217,7 @@ func TestParsePolicyErrors(t *testing.T) {
 		{"XFAM too short", edit("00000000000602E7", "602e7"), 29, "td.xfam", "want 16 hexadecimal digits"},
 		{"service TD twice", edit("  require-known-service-td", "    - "+hex48+"\n  require-known-service-td"), 32, "td.service-tds[1]", "is there twice"},
 		{"platform twice", edit("00000000000000000000000000000001", "00112233445566778899AABBCCDDEEFF"), 35, "platforms[1]", "is there twice"},
-		{"profile unknown", edit("unbound/v1", "unbound/v2"), 36, "profiles[2]", `"unbound/v2", want statement/v1, vendor-signed/v1 or unbound/v1`},
+		{"profile unknown", edit("unbound/v1", "unbound/v2"), 36, "profiles[2]", `"unbound/v2", want statement/v1, azure-paravisor/v1, dstack-proxy/v1, ita-nonce/v1, tls-hpke/v2, unbound/v1 or vendor-signed/v1`},
 		{"class unknown", edit("policy-zdr", "zdr"), 41, "models.execution[1]", `"zdr", want`},
 		{"enforcement unknown", edit("technical, policy", "technical, law"), 44, "retention.enforcement[1]", `"law", want`},
 		{"appraiser isn't a vkey", edit(vkey, "example.com"), 48, "appraisers[0]", "vkey"},

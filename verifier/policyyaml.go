@@ -412,7 +412,7 @@ func (p *Policy) parse(root *yaml.Node) error {
 			"require-known-service-td":  boolean(&p.requireServiceTD),
 		}),
 		"platforms": func(f field) error { return f.list(p.parsePlatform) },
-		"profiles":  words(&p.profiles, record.ProfileStatement, record.ProfileVendorSigned, record.ProfileUnbound),
+		"profiles":  words(&p.profiles, record.Profiles()...),
 		"time": group(map[string]func(field) error{
 			"allow-unproven": boolean(&p.allowUnproven),
 			"max-width":      duration(&p.maxWidth),

@@ -70,6 +70,10 @@ type Input struct {
 	// that have nothing to do with Entry are ignored.
 	Releases, Withdrawn, VendorKeys []*record.Entry
 
+	// Evidence has what the entry names by digest, such as event logs, as far as the
+	// caller has it. The caller has compared it with the digests.
+	Evidence map[record.Digest][]byte
+
 	// Interval is the proven time of the statement, nil if none is proven.
 	Interval *Interval
 

@@ -19,6 +19,11 @@ import (
 //     quote's REPORTDATA commits to the statement; the quote is genuine under
 //     Intel's rules, by the given collateral, at the given time.
 //   - vendor-signed/v1: a release key of the vendor signed the envelope.
+//   - azure-paravisor/v1: as statement/v1, but a virtual TPM commits to the
+//     statement, and REPORTDATA to that TPM's key.
+//   - dstack-proxy/v1, ita-nonce/v1, tls-hpke/v2: a release key of the vendor signed
+//     the envelope; the quote is genuine, and its REPORTDATA commits to what the
+//     entry's binding says; the nonce of a model run is that of its freshness.
 //   - unbound/v1: both a release key of the vendor signed the envelope, and the
 //     quote, which the statement names by digest, is genuine.
 //
@@ -134,7 +139,7 @@ func (v *Verifier) genuine(e *record.Entry, set *tdx.Set, at time.Time, keys fun
 
 	var pub ed25519.PublicKey
 	switch key := st.SessionKey(); {
-	case e.Profile == record.ProfileStatement:
+	case e.Profile.InTD():
 		// The record package checks that the key's three forms agree; here it is
 		// this key's signature, and no other's, that counts.
 		if e.KeyID != key.KeyID {
@@ -163,10 +168,8 @@ func (v *Verifier) genuine(e *record.Entry, set *tdx.Set, at time.Time, keys fun
 	if err != nil {
 		return nil, nil, quoteError(err)
 	}
-	if e.Profile == record.ProfileStatement {
-		if want := e.ReportData(); [64]byte(q.Body.ReportData) != want {
-			return nil, nil, notGenuine(ReasonBinding, "the quote has REPORTDATA %x, but the statement calls for %x", q.Body.ReportData, want)
-		}
+	if err := profileRules[e.Profile].bound(e, st, [64]byte(q.Body.ReportData)); err != nil {
+		return nil, nil, err
 	}
 	if set == nil {
 		return nil, nil, notGenuine(string(tdx.ReasonCollateral), "there is no collateral to judge the quote by")
@@ -182,28 +185,29 @@ func (v *Verifier) genuine(e *record.Entry, set *tdx.Set, at time.Time, keys fun
 // The error is a *NotGenuine. Most of it follows from what record.ParseEntry
 // accepts, and is checked again because everything else rests on it.
 func checkStatement(e *record.Entry, st *record.Statement, quote []byte, at time.Time) error {
-	switch e.Profile {
-	case record.ProfileStatement:
-		if st.SessionKey() == nil || quote == nil {
-			return notGenuine(ReasonStatement, "a %s entry without a session key or without a quote", e.Profile)
-		}
-	case record.ProfileVendorSigned:
+	switch rule := profileRules[e.Profile]; {
+	case e.Profile == record.ProfileVendorSigned:
 		if quote != nil {
 			return notGenuine(ReasonStatement, "a %s entry with a quote", e.Profile)
 		}
-	case record.ProfileUnbound:
+	case rule == nil:
+		return notGenuine(ReasonStatement, "unknown binding profile %.100q", e.Profile)
+	case quote == nil:
+		return notGenuine(ReasonStatement, "a %s entry without a quote", e.Profile)
+	case st.Evidence != nil && e.Profile.Import():
 		ev := st.Evidence
-		if ev == nil || quote == nil {
-			return notGenuine(ReasonStatement, "a %s entry that isn't about evidence, or without it", e.Profile)
-		}
 		if sum := sha256.Sum256(quote); sum != ev.SHA256 || uint64(len(quote)) != ev.Size {
 			return notGenuine(ReasonBinding, "the statement is about evidence of %d bytes, SHA-256 %x, but the entry has %d bytes, SHA-256 %x", ev.Size, ev.SHA256, len(quote), sum)
 		}
 		if got := ev.CollectedOn; got.UnixMilli() != at.UnixMilli() {
 			return notGenuine(ReasonStatement, "the evidence was collected on %s, but judged at %s", timestamp(got), timestamp(at))
 		}
-	default:
-		return notGenuine(ReasonStatement, "unknown binding profile %.100q", e.Profile)
+	case st.SessionKey() == nil:
+		return notGenuine(ReasonStatement, "a %s entry without a session key", e.Profile)
+	case e.Profile.Import():
+		if key := st.SessionKey(); e.KeyID != key.KeyID {
+			return notGenuine(ReasonEnvelope, "signed by key %.64q, but the statement names key %s", e.KeyID, key.KeyID)
+		}
 	}
 	if start, f := startOf(st), st.Freshness(); start != nil && f != nil {
 		// "`session-start`'s index < the size of the final's freshness checkpoint"
@@ -338,6 +342,9 @@ func (s *subject) identify() {
 	const id, label = "code", "Identity of the code"
 	switch {
 	case identity.By == "measurement":
+		if s.in.Entry.Profile == record.ProfileAzureParavisor {
+			note = strings.TrimSpace(note + " They are the paravisor's, and not those of the code in the guest.")
+		}
 		s.claim(id, label, "the pinned measurements "+quoted(identity.Name), SourceVerifier, StatusHolds, note)
 	case identity.By == "release":
 		s.claim(id, label, identity.Name, SourceVerifier, StatusHolds, note)
@@ -565,16 +572,19 @@ func (s *subject) binding() {
 	if !ok {
 		s.refuse(CodeProfile, "profiles", string(e.Profile), join(s.p.acceptedProfiles(), "or"), "the entry's binding profile is %s", e.Profile)
 	}
-	switch e.Profile {
-	case record.ProfileStatement:
-		s.claim(id, label, "the whole statement (statement/v1)", SourceVerifier, judged(ok),
-			"The quote commits to every byte of the statement, and the statement's key signed it. Whether the statement is true depends on the code that made it.")
-	case record.ProfileUnbound:
-		s.claim(id, label, "not bound (unbound/v1)", SourceVerifier, judged(ok), "The quote commits to nothing in the statement. The vendor says when and where it was collected.")
-	default:
+	rule := profileRules[e.Profile]
+	if rule == nil {
 		s.claim(id, label, "no hardware involved (vendor-signed/v1)", SourceVerifier, judged(ok), "The vendor says all of it.")
+	} else {
+		s.claim(id, label, rule.value, SourceVerifier, judged(ok), rule.note)
+		if rule.not != "" {
+			s.claim("binding.not", "Not bound to the hardware", rule.not, SourceUnknown, StatusUnknown, "")
+		}
+		if rule.claims != nil {
+			rule.claims(s)
+		}
 	}
-	if e.Profile == record.ProfileStatement {
+	if e.Profile.InTD() {
 		return
 	}
 	const signer, by = "signer", "Signed by"

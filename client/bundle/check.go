@@ -464,7 +464,7 @@ func (s *state) releases(l *Leaf) (releases []*Leaf) {
 func (s *state) checkVendorKeys() error {
 	for _, l := range s.leaves {
 		e := l.Entry()
-		if e == nil || e.Profile == record.ProfileStatement {
+		if e == nil || e.Profile.InTD() {
 			continue
 		}
 		st := e.Statement()

@@ -290,7 +290,7 @@ func (m *Monitor) inadmissible(it *item, in verifier.Input, err error) {
 	// The rule that was broken first isn't the only one that counts: the evidence is verified all the same. Keys of
 	// vendors are those that were logged before.
 	var verr error
-	if it.entry().Profile == record.ProfileStatement {
+	if it.entry().Profile.InTD() {
 		it.verdict, verr = m.v.Verify(in, m.audit)
 	} else {
 		verr = &verifier.NotGenuine{Reason: verifier.ReasonKey, Err: ae.Err}

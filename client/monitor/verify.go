@@ -255,7 +255,7 @@ func (a *assembly) linked(i uint64, leaf record.Leaf, subject uint64) (more []ui
 			more = append(more, *rec.Covering)
 		}
 	}
-	if e.Profile != record.ProfileStatement && st.VendorKey == nil {
+	if !e.Profile.InTD() && st.VendorKey == nil {
 		one(vendorKeyPostings(st.Vendor, e.KeyID))
 	}
 	if !isRecord {

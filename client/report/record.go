@@ -120,8 +120,12 @@ func (c *content) verdict() string {
 	switch v := c.f.Subject.Verdict; {
 	case v == nil || v.Quote == nil:
 		genuine = "is signed with the vendor’s key"
-	case v.Entry.Profile != record.ProfileStatement:
+	case v.Entry.Profile == record.ProfileUnbound:
 		genuine = "holds a report of hardware that nothing ties to it"
+	case v.Entry.Profile.Import():
+		genuine = "holds a report of hardware that covers a key, and not what is said of it"
+	case v.Entry.Profile != record.ProfileStatement:
+		genuine = "holds a report of hardware that is tied to it by something else"
 	case !c.m.Root.IsIntel():
 		genuine = "comes from simulated hardware, for a test"
 	default:

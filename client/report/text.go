@@ -282,6 +282,7 @@ var codeWords = map[verifier.Code]string{
 	verifier.CodeModelExecution: "A model ran in a way that the appraisal policy doesn’t accept.",
 	verifier.CodeModelRun:       "A model’s own record is missing, or isn’t good, or says something else.",
 	verifier.CodeAccelerator:    "Evidence of accelerators is not bound to this record.",
+	verifier.CodeEventLog:       "An event log that was given is not that of the hardware’s report.",
 	verifier.CodeRetention:      "Retention is not enforced as the appraisal policy asks.",
 	verifier.CodeStorage:        "What the software writes can outlive the session.",
 	verifier.CodeErasure:        "The workspace wasn’t reported as erased.",
