@@ -17,7 +17,8 @@ func FuzzParseVendors(f *testing.F) {
 	if _, err := parseVendors([]byte(good)); err != nil {
 		f.Fatal(err)
 	}
-	for _, s := range []string{good, "", "vendors: []", "vendors:\n- id: https://a.example\n  id: https://b.example\n", good + "---\n" + good, "vendors: &a [*a]", "a: b"} {
+	cert := fmt.Sprintf("vendors:\n- id: https://a.example\n  client-key-sha256: [%064x, %064x]\n", 1, 2)
+	for _, s := range []string{good, cert, "", "vendors: []", "vendors:\n- id: https://a.example\n  id: https://b.example\n", good + "---\n" + good, "vendors: &a [*a]", "a: b"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -25,18 +26,29 @@ func FuzzParseVendors(f *testing.F) {
 		if err != nil {
 			return
 		}
-		ids, tokens, keys := map[string]bool{}, map[[32]byte]bool{}, map[string]bool{}
-		for _, v := range list {
-			if ids[v.id] || tokens[v.token] || record.CheckVendorID(v.id) != nil || v.limiter == nil || v.quota.burst < 1 || !(v.quota.rate > 0) {
+		keys, clientKeys := map[string]bool{}, 0
+		for id, v := range list.byID {
+			if v.id != id || record.CheckVendorID(v.id) != nil || v.limiter == nil || v.quota.burst < 1 || !(v.quota.rate > 0) {
 				t.Errorf("accepted %+v", v)
 			}
-			ids[v.id], tokens[v.token] = true, true
+			if v.token == [32]byte{} && len(v.clientKeys) == 0 || v.token != [32]byte{} && list.byToken[v.token] != v {
+				t.Errorf("no way in, or somebody else's: %+v", v)
+			}
+			for _, k := range v.clientKeys {
+				if list.byClientKey[k] != v {
+					t.Errorf("client key %x is another's", k)
+				}
+				clientKeys++
+			}
 			for id, k := range v.keys {
 				if keys[id] || record.KeyID(record.SPKI(k)) != id {
 					t.Errorf("key %s", id)
 				}
 				keys[id] = true
 			}
+		}
+		if len(list.byClientKey) != clientKeys || len(list.byToken) > len(list.byID) {
+			t.Errorf("%d client keys of vendors, %d in all", clientKeys, len(list.byClientKey))
 		}
 	})
 }

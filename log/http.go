@@ -63,7 +63,7 @@ var problems = map[string]struct {
 	title  string
 }{
 	"malformed":              {http.StatusBadRequest, "The request can't be read"},
-	"unauthorized":           {http.StatusUnauthorized, "No vendor has this token"},
+	"unauthorized":           {http.StatusUnauthorized, "No vendor has this token or certificate"},
 	"vendor-mismatch":        {http.StatusForbidden, "The statement is another vendor's"},
 	"imports-not-allowed":    {http.StatusForbidden, "This log takes no evidence that isn't bound to a statement"},
 	"not-found":              {http.StatusNotFound, "There is no such thing here"},
@@ -289,12 +289,13 @@ func (l *Log) add(w http.ResponseWriter, r *http.Request) {
 
 func (l *Log) tryAdd(w http.ResponseWriter, r *http.Request) (string, error) {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
-		return "", refuse("unauthorized", "a submission needs the header Authorization: Bearer TOKEN")
-	}
-	v := l.vendors.authenticate(token)
-	if v == nil {
-		return "", refuse("unauthorized", "the token isn't one that the operator lists")
+	v := l.vendors.authenticate(token, r.TLS)
+	switch {
+	case v != nil:
+	case !ok:
+		return "", refuse("unauthorized", "a submission needs the header Authorization: Bearer TOKEN, or a client certificate whose key the operator lists")
+	default:
+		return "", refuse("unauthorized", "the token isn't one that the operator lists, or lacks the client certificate that goes with it")
 	}
 	if why := l.Err(); why != nil {
 		return "", ErrClosed
@@ -324,6 +325,10 @@ func (l *Log) tryAdd(w http.ResponseWriter, r *http.Request) (string, error) {
 	body, err := readBody(w, r, limit)
 	if err != nil {
 		return "", err
+	}
+	// A body can take long, and who was a vendor when it began may not be one any more.
+	if now := l.vendors.authenticate(token, r.TLS); now == nil || now.id != v.id {
+		return "", refuse("unauthorized", "the operator has taken the vendor from the list")
 	}
 	e, err := parse(body)
 	if err != nil {

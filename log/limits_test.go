@@ -342,7 +342,7 @@ func TestShutdown(t *testing.T) {
 		take(<-results)
 	}
 	<-closed
-	if _, err := s.Log.submit(t.Context(), (*s.Log.vendors.now.Load())[0], w.newTD().start(t, f)); !errors.Is(err, ErrClosed) {
+	if _, err := s.Log.submit(t.Context(), s.Log.vendors.now.Load().byID[vendorA], w.newTD().start(t, f)); !errors.Is(err, ErrClosed) {
 		t.Errorf("after Shutdown: %v", err)
 	}
 	s = w.open()

@@ -256,7 +256,7 @@ func TestWitnessKnowsMore(t *testing.T) {
 	s = w.open()
 	all[0].down.Store(false)
 	// Whatever is appended now makes a fork.
-	go s.submit(context.Background(), (*s.Log.vendors.now.Load())[0], vendorKeyEntry(t, vendorA, w.relA))
+	go s.submit(context.Background(), s.Log.vendors.now.Load().byID[vendorA], vendorKeyEntry(t, vendorA, w.relA))
 	select {
 	case <-s.Halted():
 	case <-time.After(15 * time.Second):

@@ -25,6 +25,7 @@ import (
 	"github.com/affidavit-log/affidavit/cmd/internal/flags"
 	"github.com/affidavit-log/affidavit/cmd/internal/keys"
 	"github.com/affidavit-log/affidavit/cmd/internal/observe"
+	"github.com/affidavit-log/affidavit/cmd/internal/serve"
 	"github.com/affidavit-log/affidavit/cmd/internal/version"
 	sessionlog "github.com/affidavit-log/affidavit/log"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
@@ -74,7 +75,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitError
 	}
 
-	cfg, source, err := o.config(logger)
+	ring, err := keys.Open(o.passphraseFile)
+	if err != nil {
+		return fail(err)
+	}
+	front, err := o.serve.Open(ctx, ring, logger)
+	if err != nil {
+		return fail(err)
+	}
+	cfg, source, err := o.config(ring, logger)
 	if err != nil {
 		return fail(err)
 	}
@@ -120,6 +129,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if o.traces != "" {
 		handler = traced(handler)
 	}
+	front.AskClients(log.AsksForCertificates)
 	for _, k := range cfg.Keys {
 		logger.Info("key", "vkey", k.VKey())
 	}
@@ -129,8 +139,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	for _, s := range []struct {
 		what    string
 		l       net.Listener
+		front   *serve.Front
 		handler http.Handler
-	}{{"public", public, o.observe.Requests(logger, handler)}, {"private", private, log.PrivateHandler()}} {
+	}{{"public", public, front, o.observe.Requests(logger, handler)}, {"private", private, o.serve.Plain(), log.PrivateHandler()}} {
 		if s.l == nil {
 			continue
 		}
@@ -138,12 +149,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		srv := log.NewServer(s.handler)
 		srv.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
 		servers = append(servers, srv)
-		g.Go(func() error {
-			if err := srv.Serve(s.l); !errors.Is(err, http.ErrServerClosed) {
-				return err
-			}
-			return nil
-		})
+		g.Go(func() error { return s.front.Serve(srv, s.l) })
 	}
 	if source != nil {
 		g.Go(func() error { source.Run(gctx); return nil })
@@ -170,7 +176,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 // config turns flags into the log's configuration. The client is nil unless a collateral service is used.
-func (o *options) config(logger *slog.Logger) (*sessionlog.Config, *pcs.Client, error) {
+func (o *options) config(ring *keys.Ring, logger *slog.Logger) (*sessionlog.Config, *pcs.Client, error) {
 	c := &sessionlog.Config{
 		Origin:             o.origin,
 		Create:             o.init,
@@ -198,10 +204,6 @@ func (o *options) config(logger *slog.Logger) (*sessionlog.Config, *pcs.Client, 
 		if err := sessionlog.Exists(c.Dir); err != nil {
 			return nil, nil, fmt.Errorf("%w; see --init", err)
 		}
-	}
-	ring, err := keys.Open(o.passphraseFile)
-	if err != nil {
-		return nil, nil, err
 	}
 	for _, file := range o.keys {
 		k, err := ring.Signing(file)
@@ -284,6 +286,7 @@ type options struct {
 	traces                                    string
 	traceRatio                                float64
 	observe                                   *observe.Options
+	serve                                     *serve.Options
 }
 
 const usage = `affidavit-log runs a transparency log of attestation records, or with "check" audits what one
@@ -323,8 +326,9 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.StringArrayVar(&o.agentKeys, "ssh-agent-key", nil, "OpenSSH public key `FILE` of an Ed25519 key in the agent at $SSH_AUTH_SOCK, such as affidavit-signer in front of a PKCS #11 token; repeatable")
 	s.StringVar(&o.storage, "storage", "", "`posix:DIR`, a directory on a local disk that is this log's alone")
 	s.BoolVar(&o.init, "init", false, "make a new log; refused if there is one")
-	s.StringVar(&o.listen, "listen", "", "public `ADDR`, such as 127.0.0.1:8080; put TLS in front of it")
+	s.StringVar(&o.listen, "listen", "", "public `ADDR`, such as 127.0.0.1:8080, or :443 with --tls-cert; without that, put TLS in front of it")
 	s.StringVar(&o.metricsListen, "metrics-listen", "", "private `ADDR` for metrics, health, readiness and profiling")
+	o.serve = serve.Flags(s)
 	s = f.In("Witnesses")
 	s.StringVar(&o.logPolicy, "log-policy", "", "`FILE` that says whose cosignatures a checkpoint needs (c2sp.org/tlog-policy)")
 	s.StringArrayVar(&o.appraisers, "appraiser", nil, "`NAME` of a witness line of the log policy, outside of the quorum, that cosigns only what is published, such as a monitor's; asked after publication, and waited for by nobody; repeatable")
@@ -362,7 +366,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 		fmt.Fprintln(stdout, version.Line("affidavit-log"))
 		return nil, 0, false
 	}
-	if err := o.observe.Check(); err != nil {
+	if err := errors.Join(o.observe.Check(), o.serve.Check()); err != nil {
 		return wrong(err)
 	}
 	if o.traces != "" {

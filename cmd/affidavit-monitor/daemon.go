@@ -38,7 +38,7 @@ type daemon struct {
 }
 
 // open turns flags into a daemon. Nothing is asked of anybody yet.
-func (o *options) open(logger *slog.Logger, stdout io.Writer) (_ *daemon, err error) {
+func (o *options) open(ring *keys.Ring, logger *slog.Logger, stdout io.Writer) (_ *daemon, err error) {
 	d := &daemon{logger: logger}
 	defer func() {
 		if err != nil {
@@ -115,7 +115,7 @@ func (o *options) open(logger *slog.Logger, stdout io.Writer) (_ *daemon, err er
 		}
 	}
 	if len(o.appraiserKeys) > 0 {
-		if err := d.openAppraiser(o, c.LogPolicy); err != nil {
+		if err := d.openAppraiser(o, ring, c.LogPolicy); err != nil {
 			return nil, err
 		}
 	}
@@ -123,7 +123,7 @@ func (o *options) open(logger *slog.Logger, stdout io.Writer) (_ *daemon, err er
 }
 
 // openAppraiser opens the cosigner, whose state is beside the monitor's.
-func (d *daemon) openAppraiser(o *options, policy *checkpoint.Policy) (err error) {
+func (d *daemon) openAppraiser(o *options, ring *keys.Ring, policy *checkpoint.Policy) (err error) {
 	c := appraiser.Config{
 		Witness: witness.Config{
 			State: filepath.Join(o.dir, "appraiser.db"), Init: o.appraiserInit, Recover: o.appraiserRecover,
@@ -131,10 +131,6 @@ func (d *daemon) openAppraiser(o *options, policy *checkpoint.Policy) (err error
 		},
 		Source:         appraiser.FromMonitor(d.monitor),
 		ExceptionsFile: o.exceptions,
-	}
-	ring, err := keys.Open(o.passphraseFile)
-	if err != nil {
-		return err
 	}
 	for _, file := range o.appraiserKeys {
 		k, err := ring.Signing(file)

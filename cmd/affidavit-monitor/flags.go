@@ -14,6 +14,7 @@ import (
 	"github.com/affidavit-log/affidavit/client/monitor/deliver"
 	"github.com/affidavit-log/affidavit/cmd/internal/flags"
 	"github.com/affidavit-log/affidavit/cmd/internal/observe"
+	"github.com/affidavit-log/affidavit/cmd/internal/serve"
 	"github.com/affidavit-log/affidavit/cmd/internal/version"
 )
 
@@ -84,6 +85,7 @@ type options struct {
 	webToken                            string
 
 	observe *observe.Options
+	serve   *serve.Options
 }
 
 // quiet reports whether standard output is for a program to read.
@@ -130,6 +132,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.BoolVar(&o.appraiserInit, "appraiser-init", false, "begin what the appraiser remembers to have cosigned; refused if it exists")
 	s.BoolVar(&o.appraiserRecover, "appraiser-recover", false, "what the appraiser remembers was restored from a backup: first advance to what the log's checkpoint shows that it has cosigned")
 	s.StringVar(&o.exceptions, "exceptions", "", "`FILE` with entries that the appraiser cosigns although they are disputed, see client/monitor/appraiser/README.md")
+	o.serve = serve.Flags(s)
 	s = f.In("What the operator sees")
 	o.observe = observe.Flags(s)
 
@@ -147,7 +150,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 		fmt.Fprintln(stdout, version.Line("affidavit-monitor"))
 		return nil, exitGood, false
 	}
-	if err := o.observe.Check(); err != nil {
+	if err := errors.Join(o.observe.Check(), o.serve.Check()); err != nil {
 		return wrong(err)
 	}
 	for _, w := range *witnesses {

@@ -19,8 +19,10 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/affidavit-log/affidavit/cmd/internal/keys"
+	"github.com/affidavit-log/affidavit/cmd/internal/serve"
 )
 
 // Exit statuses, as those of affidavit.
@@ -38,9 +40,6 @@ const (
 
 	// drainTimeout is how long --once waits for receivers. What they don't take stays queued for the next run.
 	drainTimeout = 30 * time.Second
-
-	// maxConns bounds connections to each address, and with them memory.
-	maxConns = 1024
 )
 
 func main() {
@@ -66,14 +65,22 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(err)
 	}
 	defer listeners.close()
-	d, err := o.open(logger, stdout)
+	ring, err := keys.Open(o.passphraseFile)
+	if err != nil {
+		return fail(err)
+	}
+	front, err := o.serve.Open(ctx, ring, logger)
+	if err != nil {
+		return fail(err)
+	}
+	d, err := o.open(ring, logger, stdout)
 	if err != nil {
 		return fail(err)
 	}
 	if o.once {
 		status, err = d.once(ctx, o, stdout, stderr)
 	} else {
-		err = d.follow(ctx, o, listeners)
+		err = d.follow(ctx, o, front, listeners)
 	}
 	// Last: everything that writes has ended.
 	if err := errors.Join(err, d.close()); err != nil {
@@ -124,7 +131,7 @@ func (d *daemon) once(ctx context.Context, o *options, stdout, stderr io.Writer)
 }
 
 // follow polls, delivers, mirrors and serves until ctx is done, or something can't go on.
-func (d *daemon) follow(ctx context.Context, o *options, l *listeners) error {
+func (d *daemon) follow(ctx context.Context, o *options, front *serve.Front, l *listeners) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		if err := d.monitor.Run(ctx); ctx.Err() == nil {
@@ -153,19 +160,19 @@ func (d *daemon) follow(ctx context.Context, o *options, l *listeners) error {
 		{"pages and api", l.api, func() http.Handler { return d.apiHandler(l.public == nil) }}, {"public", l.public, d.publicHandler}, {"metrics", l.metrics, d.privateHandler},
 	} {
 		if s.l != nil {
-			d.logger.Info("listening", "what", s.what, "addr", s.l.Addr().String())
-			h := s.handler()
+			h, f := s.handler(), o.serve.Plain()
 			if s.l != l.metrics {
-				h = o.observe.Requests(d.logger, h)
+				h, f = o.observe.Requests(d.logger, h), front
 			}
-			g.Go(func() error { return serve(ctx, s.l, h, d.logger) })
+			d.logger.Info("listening", "what", s.what, "addr", s.l.Addr().String())
+			g.Go(func() error { return listen(ctx, s.l, f, h, d.logger) })
 		}
 	}
 	return g.Wait()
 }
 
-// serve serves h until ctx is done, and then answers what is under way.
-func serve(ctx context.Context, l net.Listener, h http.Handler, logger *slog.Logger) error {
+// listen serves h until ctx is done, and then answers what is under way.
+func listen(ctx context.Context, l net.Listener, front *serve.Front, h http.Handler, logger *slog.Logger) error {
 	s := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -176,7 +183,7 @@ func serve(ctx context.Context, l net.Listener, h http.Handler, logger *slog.Log
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(netutil.LimitListener(l, maxConns)) }()
+	go func() { ended <- front.Serve(s, l) }()
 	select {
 	case err := <-ended:
 		return err

@@ -18,11 +18,11 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/affidavit-log/affidavit/cmd/internal/keys"
 	"github.com/affidavit-log/affidavit/cmd/internal/observe"
+	"github.com/affidavit-log/affidavit/cmd/internal/serve"
 	"github.com/affidavit-log/affidavit/cmd/internal/version"
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/witness"
@@ -52,10 +52,6 @@ const (
 	exitError = 1
 )
 
-// maxConns bounds connections to each address, and with them memory: each may
-// hold a request of some kilobytes.
-const maxConns = 4096
-
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -71,7 +67,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitError
 	}
 
-	c, err := o.config(logger)
+	ring, err := keys.Open(o.passphraseFile)
+	if err != nil {
+		return fail(err)
+	}
+	front, err := o.serve.Open(ctx, ring, logger)
+	if err != nil {
+		return fail(err)
+	}
+	c, err := o.config(ring, logger)
 	if err != nil {
 		return fail(err)
 	}
@@ -95,8 +99,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 		g.Go(func() error { return b.Run(ctx) })
 	}
 	g.Go(func() error { return w.Run(ctx) })
-	g.Go(func() error { return serve(ctx, logger, "public", o.listen, public) })
-	g.Go(func() error { return serve(ctx, logger, "metrics", o.metricsListen, w.MetricsHandler()) })
+	g.Go(func() error { return listen(ctx, logger, "public", o.listen, front, public) })
+	g.Go(func() error {
+		return listen(ctx, logger, "metrics", o.metricsListen, o.serve.Plain(), w.MetricsHandler())
+	})
 	if err := g.Wait(); err != nil {
 		return fail(err)
 	}
@@ -104,8 +110,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// serve serves h at addr until ctx is done, and then answers what is under way. Without an address it does nothing.
-func serve(ctx context.Context, logger *slog.Logger, what, addr string, h http.Handler) error {
+// listen serves h at addr until ctx is done, and then answers what is under way. Without an address it does nothing.
+func listen(ctx context.Context, logger *slog.Logger, what, addr string, front *serve.Front, h http.Handler) error {
 	if addr == "" {
 		return nil
 	}
@@ -116,7 +122,7 @@ func serve(ctx context.Context, logger *slog.Logger, what, addr string, h http.H
 	logger.Info("listening", "what", what, "addr", l.Addr().String())
 	s := witness.NewServer(h)
 	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(netutil.LimitListener(l, maxConns)) }()
+	go func() { ended <- front.Serve(s, l) }()
 	select {
 	case err := <-ended:
 		return err
@@ -128,14 +134,10 @@ func serve(ctx context.Context, logger *slog.Logger, what, addr string, h http.H
 }
 
 // config turns flags into the witness's configuration, and reads the keys.
-func (o *options) config(logger *slog.Logger) (*witness.Config, error) {
+func (o *options) config(ring *keys.Ring, logger *slog.Logger) (*witness.Config, error) {
 	c := &witness.Config{
 		Name: o.name, State: o.state, Init: o.init, Logs: o.knownLogs, LogLists: o.logLists, LogListInterval: o.logListInterval,
 		PublicURL: o.publicURL, Recover: o.recover, RecoverFrom: o.recoverFrom, Logger: logger,
-	}
-	ring, err := keys.Open(o.passphraseFile)
-	if err != nil {
-		return nil, err
 	}
 	for _, name := range o.keys {
 		k, err := ring.Signing(name)
@@ -163,6 +165,7 @@ type options struct {
 	logListInterval                    time.Duration
 	init, recover                      bool
 	observe                            *observe.Options
+	serve                              *serve.Options
 
 	knownLogs   []witness.Log
 	recoverFrom map[string][]string // by origin
@@ -184,13 +187,14 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	f.StringArrayVar(&o.logLists, "log-list", nil, "`FILE|URL` with logs in the witness network's form logs/v0; only ever adds; repeatable")
 	f.DurationVar(&o.logListInterval, "log-list-interval", time.Hour, "`TIME` between two readings of the lists")
 	logs := f.StringArray("log", nil, "`VKEY` of a log whose origin is the key's name, without rate limit; repeatable, also for further keys of a log")
-	f.StringVar(&o.listen, "listen", "", "`ADDR` of the public interface, such as :8080; put TLS in front of it")
+	f.StringVar(&o.listen, "listen", "", "`ADDR` of the public interface, such as :443 with --tls-cert; without that, put TLS in front of it")
 	f.StringVar(&o.metricsListen, "metrics-listen", "", "private `ADDR` for metrics, health and profiling, such as 127.0.0.1:8081")
 	f.StringVar(&o.publicURL, "public-url", "", "`URL` of the public interface, for its page")
 	f.StringVar(&o.bastion, "bastion", "", "`HOST:PORT` of a bastion (c2sp.org/https-bastion) to be reached through, with or without --listen")
 	f.StringVar(&o.bastionKey, "bastion-key", "", "PEM `FILE` with the Ed25519 key for the bastion, made if absent; not a witness key")
 	f.BoolVar(&o.recover, "recover", false, "the state was restored from a backup: first advance to what the logs' checkpoints show that was cosigned")
 	recoverFrom := f.StringArray("recover-from", nil, "`ORIGIN=FILE|URL` of a log's checkpoint, instead of https://ORIGIN/checkpoint; repeatable")
+	o.serve = serve.Flags(f)
 	o.observe = observe.Flags(f)
 	showVersion := f.Bool("version", false, "print what this command was built from, and end")
 
@@ -207,7 +211,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 		fmt.Fprintln(stdout, version.Line("affidavit-witness"))
 		return nil, 0, false
 	}
-	if err := o.observe.Check(); err != nil {
+	if err := errors.Join(o.observe.Check(), o.serve.Check()); err != nil {
 		return wrong(err)
 	}
 	for _, need := range []struct {

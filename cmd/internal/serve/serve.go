@@ -70,12 +70,10 @@ func (o *Options) Open(ctx context.Context, ring *keys.Ring, logger *slog.Logger
 	if _, err := f.cert.load(); err != nil {
 		return nil, err
 	}
+	logger.Info("certificate read", "file", o.cert, "not-after", f.cert.now.Load().Leaf.NotAfter)
 	go f.cert.watch(ctx, logger)
 	return f, nil
 }
-
-// TLS reports whether the front speaks TLS.
-func (f *Front) TLS() bool { return f.cert != nil }
 
 // AskClients makes the front ask clients for a certificate while wants says so. None is refused, and none is verified but
 // that its key is the client's: it is for the handler to know keys (http.Request.TLS).
