@@ -378,8 +378,14 @@ func or[T comparable](v, def T) T {
 
 // meta is the contents of the object storage.Meta.
 func (c *Config) meta() []byte {
-	return fmt.Appendf(nil, "affidavit-log/v1\norigin %s\nroot %x\n", c.Origin, c.Root.Fingerprint())
+	return fmt.Appendf(nil, metaVersion+"\norigin %s\nroot %x\n", c.Origin, c.Root.Fingerprint())
 }
+
+// metaVersion is the first line of storage.Meta: the version of all that a log keeps. Those of other versions begin alike.
+const (
+	metaPrefix  = "affidavit-log/"
+	metaVersion = metaPrefix + "v1"
+)
 
 // Open opens the log in c.Dir, or makes a new one if c.Create is set. It returns once the index has caught up with the
 // tree, which after a loss of the index means reading every leaf, and with a log policy that names witnesses, once they
@@ -428,6 +434,9 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 		l.posix.Fault = c.fault
 		l.objects = l.posix
 		if err := l.posix.Clean(); err != nil {
+			return nil, err
+		}
+		if err := l.checkMoved(ctx); err != nil {
 			return nil, err
 		}
 		if exists {
@@ -542,6 +551,9 @@ func (l *Log) checkMeta(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if version, _, _ := strings.Cut(string(got), "\n"); strings.HasPrefix(version, metaPrefix) && version != metaVersion {
+		return fmt.Errorf("%s is a log of version %s, and this command knows %s: use one that knows the log's version", l.cfg.Dir, version, metaVersion)
+	}
 	if want := l.cfg.meta(); string(got) != string(want) {
 		return fmt.Errorf("%s is another log than configured: it says %q, not %q", l.cfg.Dir, got, want)
 	}
@@ -585,11 +597,7 @@ func (l *Log) openTessera(context.Context) error {
 		return fmt.Errorf("opening the tree: %w", err)
 	}
 	l.stopTessera, l.cancelTessera = shutdown, cancel
-	var r tileReader = reader
-	if l.cfg.wrap != nil {
-		r = l.cfg.wrap(r)
-	}
-	l.tree = newTree(r)
+	l.tree = newTree(l.wrapped(posixReader{reader, dir}))
 	add := appender.Add
 	if l.cfg.addFn != nil {
 		add = l.cfg.addFn(add)

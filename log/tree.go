@@ -41,6 +41,20 @@ type tileReader interface {
 	IntegratedSize(ctx context.Context) (uint64, error)
 }
 
+// A partReader is a tileReader that reads a part of a full entry bundle: of a length from an offset, both in bytes. The
+// error wraps io.ErrUnexpectedEOF if the bundle ends before that.
+type partReader interface {
+	ReadEntryPart(ctx context.Context, index uint64, offset int64, length int) ([]byte, error)
+}
+
+// cachedOffsets bounds the cache of where the entries of full bundles begin, 1 KiB each, so 32 MiB for the most recently
+// used 8 million entries. With it the proof of an entry reads that entry, without it the 2 MB of its bundle.
+const cachedOffsets = 32768
+
+// entryOffsets says where each entry of a full bundle begins, and where the last ends. A bundle of 256 entries of 65,535
+// bytes has 16 MiB.
+type entryOffsets [tileWidth + 1]uint32
+
 // A tree reads tiles and entry bundles of Tessera's log, and computes roots and proofs from them. Concurrent calls
 // are fine.
 //
@@ -54,6 +68,8 @@ type tree struct {
 	r       tileReader
 	cache   *lru.Cache[tileID, *tile]
 	bundles *lru.Cache[uint64, *bundleData]
+	parts   partReader                        // r, if it is one
+	offsets *lru.Cache[uint64, *entryOffsets] // of full bundles, by index
 
 	// size is the largest integrated size seen. It never shrinks.
 	size atomic.Uint64
@@ -78,7 +94,12 @@ func newTree(r tileReader) *tree {
 	if err != nil {
 		panic(err)
 	}
-	return &tree{r: r, cache: c, bundles: b}
+	o, err := lru.New[uint64, *entryOffsets](cachedOffsets)
+	if err != nil {
+		panic(err)
+	}
+	parts, _ := r.(partReader)
+	return &tree{r: r, cache: c, bundles: b, parts: parts, offsets: o}
 }
 
 // refresh asks Tessera for the integrated size, and returns it.
@@ -299,6 +320,13 @@ func (t *tree) bundle(ctx context.Context, index, width uint64) (*bundleData, er
 	}
 	d := &bundleData{b, offsets}
 	t.bundles.Add(index, d)
+	if t.parts != nil && len(offsets) == tileWidth+1 {
+		o := new(entryOffsets)
+		for i, off := range offsets {
+			o[i] = uint32(off)
+		}
+		t.offsets.Add(index, o)
+	}
 	return d, nil
 }
 
@@ -318,7 +346,17 @@ func (b *bundleData) entry(i uint64) []byte {
 
 // leaf returns the bytes of the leaf at index, which must not be modified.
 func (t *tree) leaf(ctx context.Context, index uint64) ([]byte, error) {
-	b, err := t.bundle(ctx, index/tileWidth, index%tileWidth+1)
+	n, i := index/tileWidth, index%tileWidth
+	if t.parts != nil && !t.bundles.Contains(n) {
+		if o, ok := t.offsets.Get(n); ok {
+			b, err := t.parts.ReadEntryPart(ctx, n, int64(o[i])+2, int(o[i+1]-o[i])-2)
+			if err != nil {
+				return nil, fmt.Errorf("entry %d: %w", index, err)
+			}
+			return b, nil
+		}
+	}
+	b, err := t.bundle(ctx, n, i+1)
 	if err != nil {
 		return nil, err
 	}
