@@ -104,6 +104,9 @@ func Freeze(ctx context.Context, c Config) (_ checkpoint.Checkpoint, err error) 
 	if c.Create {
 		return none, errors.New("a log isn't made to be frozen")
 	}
+	if c.Shared != nil || c.Objects != nil {
+		return none, errors.New("only a log in a directory can be frozen: other processes of one in shared storage would go on")
+	}
 	c.freezing = true
 	l, err := Open(ctx, c)
 	if err != nil {

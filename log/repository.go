@@ -95,7 +95,7 @@ var blobPath = regexp.MustCompile(`^blobs/([0-9a-f]{2})/([0-9a-f]{2})[0-9a-f]{62
 
 func (posixRepository) class(name string) CheckKind {
 	switch name {
-	case metaName, publishedName, candidateName, lockName, tesseraDir + "/checkpoint":
+	case metaName, publishedName, candidateName, lockName, frozenName, movedName, migratingName, tesseraDir + "/checkpoint":
 		return ""
 	}
 	if m := blobPath.FindStringSubmatch(name); m != nil && m[1] == m[2] {
@@ -132,7 +132,7 @@ func (tilesRepository) state(context.Context) (uint64, [32]byte, bool, error) {
 
 func (tilesRepository) class(name string) CheckKind {
 	switch top, rest, _ := strings.Cut(name, "/"); {
-	case name == publishedName, name == "progress.json", name == "lock":
+	case name == publishedName, name == frozenName, name == "progress.json", name == lockName:
 		return ""
 	case top == tmpDir:
 		return TempFile
