@@ -19,7 +19,10 @@ const (
 	prefixID      = 'i' // id of a finding, 16 bytes → sequence number u64
 	prefixTile    = 'r' // level u8, number u64 → hashes of the tree's tile, 32 bytes each, 1 to 256 of them
 	prefixWitness = 'w' // SHA-256 of a note → a checkpoint that the log has signed and not shown yet, JSON
+	prefixHistory = 'h' // size of a checkpoint u64 → when it was seen, its root, and who cosigned it: see remember
 	prefixCursor  = 'd' // name → sequence number u64: how far a deliverer is
+
+	prefixHistoryNote = 'H' // size of a checkpoint u64 → its note
 
 	prefixStatement  = 'S' // 16 bytes of a statement's digest → index u64 of the first leaf with it
 	prefixOpen       = 'o' // statement digest of a start or model run that others may yet name → see openLeaf

@@ -181,6 +181,9 @@ func (m *Monitor) accept(ctx context.Context, seen seenCheckpoint) error {
 	c := m.begin()
 	defer c.b.Close()
 	c.st.Newest, c.st.Standing = seen, ""
+	if err := m.remember(c.b, seen); err != nil {
+		return err
+	}
 	return c.commit()
 }
 

@@ -24,33 +24,35 @@ import (
 
 // How many things pages list.
 const (
-	shownFindings = 50
-	shownRecords  = 100
-	shownNames    = 20
-	shownNewest   = 10
-	shownGrave    = 10
-	shownBars     = 62 // days; with more, months
+	shownFindings    = 50
+	shownRecords     = 100
+	shownNames       = 20
+	shownNewest      = 10
+	shownCheckpoints = 5
+	shownGrave       = 10
+	shownBars        = 62 // days; with more, months
 )
 
 // A verdict is the first thing on a page.
 type verdict struct{ Tone, Word, Text string }
 
 type logView struct {
-	Status     monitor.Status
-	Verdict    verdict
-	Halted     *findingRow
-	Grave      []findingRow
-	GraveMore  uint64
-	Recent     []findingRow
-	Classes    []classCount
-	Newest     []*monitor.Record
-	Counted    uint64 // leaves
-	Records    uint64
-	Days       []dayRow
-	Figures    []*report.Figure
-	Vendors    []named
-	Advisories []named
-	Form       findForm
+	Status      monitor.Status
+	Verdict     verdict
+	Halted      *findingRow
+	Grave       []findingRow
+	GraveMore   uint64
+	Recent      []findingRow
+	Classes     []classCount
+	Newest      []*monitor.Record
+	Checkpoints []*monitor.Checkpoint
+	Counted     uint64 // leaves
+	Records     uint64
+	Days        []dayRow
+	Figures     []*report.Figure
+	Vendors     []named
+	Advisories  []named
+	Form        findForm
 }
 
 type classCount struct {
@@ -108,6 +110,9 @@ func (u *UI) logPage(r *http.Request) (*answer, error) {
 		return nil, err
 	}
 	if v.Newest, err = u.newest(r.Context(), s.Audited); err != nil {
+		return nil, err
+	}
+	if v.Checkpoints, err = u.cfg.Monitor.Checkpoints(0, shownCheckpoints); err != nil {
 		return nil, err
 	}
 	t := &u.tally

@@ -36,6 +36,8 @@ type Monitor interface {
 	Status() monitor.Status
 	Findings(after uint64, limit int) ([]*monitor.Finding, error)
 	Finding(id string) (*monitor.Finding, error)
+	Checkpoints(before uint64, limit int) ([]*monitor.Checkpoint, error)
+	Checkpoint(size uint64) (*monitor.Checkpoint, error)
 	Record(index uint64) (*monitor.Record, error)
 	Search(ctx context.Context, q monitor.Query) iter.Seq2[*monitor.Record, error]
 	Bundle(ctx context.Context, index uint64) (*bundle.Bundle, error)
@@ -150,6 +152,8 @@ func New(cfg Config) (*UI, error) {
 		"GET /{$}":                        u.logPage,
 		"GET /findings":                   u.findingsPage,
 		"GET /findings/{id}":              u.findingPage,
+		"GET /checkpoints":                u.checkpointsPage,
+		"GET /checkpoints/{size}":         u.checkpointPage,
 		"GET /search":                     u.searchPage,
 		"GET /records/{index}":            u.recordPage,
 		"GET /records/{index}/{download}": u.download,
@@ -181,7 +185,7 @@ const policyHeader = "default-src 'none'; style-src 'self'; script-src 'self'; i
 const downloadPolicy = "default-src 'none'; style-src 'unsafe-inline'; sandbox; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
 
 // Patterns are those of an [http.ServeMux] under which the pages are, for servers that have something else at other paths.
-var Patterns = []string{"/{$}", "/findings", "/findings/", "/search", "/records/", "/vendors", "/recall", "/assets/", "/events"}
+var Patterns = []string{"/{$}", "/findings", "/findings/", "/checkpoints", "/checkpoints/", "/search", "/records/", "/vendors", "/recall", "/assets/", "/events"}
 
 // ServeHTTP implements http.Handler.
 func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -303,19 +303,21 @@ func TestCrawl(t *testing.T) {
 		t.Errorf("%d pages, want more", len(pages))
 	}
 	for path, want := range map[string][]string{
-		"/":                               {"Something in the log is invalid", "unsupported-leaf", "leaves verified", "w1", "away", "failed", "Newest records", "Records by day", l.Vendor.ID},
-		"/findings?class=invalid":         {"unsupported-leaf"},
-		"/search?role=final":              {"End of a session", "/records/"},
-		"/vendors?id=" + l.Vendor.ID:      {"What a buyer asks", "Releases", "Starts without an end", "100 %"},
-		"/vendors":                        {"Ask about a vendor"},
-		"/recall":                         {"A vulnerable platform is not a breach"},
-		"/recall?fmspc=00806f050000":      {"sessions touched"},
-		fmt.Sprintf("/records/%d", 2):     {"Release", "Raw bytes"},
-		"/findings?class=tamper":          {"There are none of this sort"},
-		"/search?vendor=" + urlOf(l):      {"Records:"},
-		"/records/" + l.final() + "/ocsf": {`"class_uid":2003`},
-		"/records/" + l.final() + "/dsse": {`"payloadType"`},
-		"/records/" + l.final():           {"meets your appraisal policy", "Actions", "REPORTDATA", "Model run", "Proven: not after", "qwen3-coder-480b", "figure-1"},
+		"/":                                      {"Something in the log is invalid", "unsupported-leaf", "leaves verified", "w1", "away", "failed", "Newest records", "Records by day", l.Vendor.ID},
+		"/findings?class=invalid":                {"unsupported-leaf"},
+		"/search?role=final":                     {"End of a session", "/records/"},
+		"/checkpoints":                           {"Checkpoints", fmt.Sprintf("/checkpoints/%d", l.Size()), "2026-"},
+		fmt.Sprintf("/checkpoints/%d", l.Size()): {"is verified", "Who cosigned it", "witness", l.Origin + "\n"},
+		"/vendors?id=" + l.Vendor.ID:             {"What a buyer asks", "Releases", "Starts without an end", "100 %"},
+		"/vendors":                               {"Ask about a vendor"},
+		"/recall":                                {"A vulnerable platform is not a breach"},
+		"/recall?fmspc=00806f050000":             {"sessions touched"},
+		fmt.Sprintf("/records/%d", 2):            {"Release", "Raw bytes"},
+		"/findings?class=tamper":                 {"There are none of this sort"},
+		"/search?vendor=" + urlOf(l):             {"Records:"},
+		"/records/" + l.final() + "/ocsf":        {`"class_uid":2003`},
+		"/records/" + l.final() + "/dsse":        {`"payloadType"`},
+		"/records/" + l.final():                  {"meets your appraisal policy", "Actions", "REPORTDATA", "Model run", "Proven: not after", "qwen3-coder-480b", "figure-1"},
 	} {
 		body, ok := pages[path]
 		if !ok {
@@ -574,7 +576,7 @@ func TestHTTP(t *testing.T) {
 	}
 	for path, want := range map[string]int{
 		"/nowhere": 404, "/records/999999": 404, "/records/4": 404, "/records/02": 400, "/records/2/exe": 404, "/findings/abc": 404, "/findings/" + strings.Repeat("0", 32): 404,
-		"/findings?class=x": 400, "/findings?before=-1": 400, "/findings?a=b": 400, "/search?release=x": 400, "/search?vendor=a&vendor=b": 400, "/recall?vendor=https%3A%2F%2Fv.example": 400,
+		"/findings?class=x": 400, "/findings?before=-1": 400, "/checkpoints/3": 404, "/checkpoints?before=x": 400, "/findings?a=b": 400, "/search?release=x": 400, "/search?vendor=a&vendor=b": 400, "/recall?vendor=https%3A%2F%2Fv.example": 400,
 		"/vendors?id=x": 400, "/?x=y": 400, "/search?vendor=" + strings.Repeat("a", maxQuery): 414, "/search?by=nothing&value=1": 400, "/search?by=index&value=2": 303, "/search?by=role&value=start": 303,
 	} {
 		if resp, _ := l.get(path); resp.StatusCode != want {
