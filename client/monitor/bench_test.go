@@ -23,80 +23,137 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/affidavit-log/affidavit/client"
+	"github.com/affidavit-log/affidavit/client/bundle/bundletest"
 	"github.com/affidavit-log/affidavit/log/record"
+	"github.com/affidavit-log/affidavit/verifier/tdx/tdxsim"
 )
 
-// writeLog writes a log's files as a mirror keeps them.
-func (l *lab) writeLog(dir string) {
-	l.t.Helper()
-	put := func(path string, b []byte) {
-		name := filepath.Join(dir, filepath.FromSlash(path))
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			l.t.Fatal(err)
-		}
-		if err := os.WriteFile(name, b, 0o644); err != nil {
-			l.t.Fatal(err)
-		}
-	}
-	size := l.Size()
-	var hashes []tlog.Hash
-	for level := 0; size>>(8*level) > 0; level++ {
-		n := size >> (8 * level)
-		var up []tlog.Hash
-		for t := uint64(0); t*width < n; t++ {
-			w := min(n-t*width, width)
-			if level == 0 {
-				var entries []byte
-				for i := t * width; i < t*width+w; i++ {
-					leaf := l.Leaf(i)
-					entries = append(binary.BigEndian.AppendUint16(entries, uint16(len(leaf))), leaf...)
-					hashes = append(hashes, tlog.Hash(record.LeafHash(leaf)))
-				}
-				put(client.EntriesPath(t, int(w)), entries)
-			}
-			tile := hashes[t*width : t*width+w]
-			put(client.TilePath(level, t, int(w)), joinHashes(tile))
-			if w == width {
-				up = append(up, reduce(append([]tlog.Hash(nil), tile...)))
-			}
-		}
-		hashes = up
-	}
-	for _, b := range l.Set.Components() {
-		d := sha256.Sum256(b)
-		put(fmt.Sprintf("blob/%x", d), b)
-	}
-	put("checkpoint", l.Publish(l.Now))
+// logFiles writes a log's files as a mirror keeps them, as it grows.
+type logFiles struct {
+	l    *lab
+	dir  string
+	size uint64        // whose full tiles are written
+	edge [][]tlog.Hash // of the tree of that size
 }
 
-// BenchmarkAudit audits a log of sessions (start and final) from local files, on all processors, and compares that with
-// the verifications which nobody can do without: two P-256 and one Ed25519 a record, on all processors as well.
-func BenchmarkAudit(b *testing.B) {
-	const sessions, together = 3000, 250
-	l := newLab(b, witnesses)
-	records := 0
-	for range sessions / together {
+func (f *logFiles) put(path string, b []byte) {
+	f.l.t.Helper()
+	name := filepath.Join(f.dir, filepath.FromSlash(path))
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		f.l.t.Fatal(err)
+	}
+	if err := os.WriteFile(name, b, 0o644); err != nil {
+		f.l.t.Fatal(err)
+	}
+}
+
+// bundle writes an entry bundle, and returns its hashes.
+func (f *logFiles) bundle(n uint64, w int) (hashes []tlog.Hash) {
+	var entries []byte
+	for i := n * width; i < n*width+uint64(w); i++ {
+		leaf := f.l.Leaf(i)
+		entries = append(binary.BigEndian.AppendUint16(entries, uint16(len(leaf))), leaf...)
+		hashes = append(hashes, tlog.Hash(record.LeafHash(leaf)))
+	}
+	f.put(client.EntriesPath(n, w), entries)
+	return hashes
+}
+
+// full writes what full bundles there are.
+func (f *logFiles) full() {
+	for ; f.size+width <= f.l.Size(); f.size += width {
+		n := f.size / width
+		hashes := f.bundle(n, width)
+		f.put(client.TilePath(0, n, width), joinHashes(hashes))
+		up := reduce(hashes)
+		for level := 1; ; level++ {
+			if len(f.edge) < level {
+				f.edge = append(f.edge, nil)
+			}
+			f.edge[level-1] = append(f.edge[level-1], up)
+			n /= width
+			if len(f.edge[level-1]) < width {
+				break
+			}
+			f.put(client.TilePath(level, n, width), joinHashes(f.edge[level-1]))
+			up = reduce(f.edge[level-1])
+			f.edge[level-1] = nil
+		}
+	}
+}
+
+// finish writes the rest: partial tiles, blobs, and the checkpoint.
+func (f *logFiles) finish() {
+	f.full()
+	size := f.l.Size()
+	if w := int(size % width); w > 0 {
+		f.put(client.TilePath(0, size/width, w), joinHashes(f.bundle(size/width, w)))
+	}
+	for i, hashes := range f.edge {
+		if level := i + 1; len(hashes) > 0 {
+			f.put(client.TilePath(level, size>>(8*(level+1)), len(hashes)), joinHashes(hashes))
+		}
+	}
+	for _, b := range f.l.Set.Components() {
+		f.put(fmt.Sprintf("blob/%x", sha256.Sum256(b)), b)
+	}
+	f.put("checkpoint", f.l.Publish(f.l.Now))
+}
+
+// fillSessions logs sessions of a start and a final, some at a time, of 1,000 tenants on 16 platforms, and a time leaf
+// after all starts, and all finals, of some. It calls then after each.
+func (l *lab) fillSessions(sessions, together int, then func()) {
+	var platforms []*tdxsim.Platform
+	for i := range byte(16) {
+		o := tdxsim.PlatformOptions{PPID: &[16]byte{1, i}}
+		platforms = append(platforms, l.PKI.NewPlatform(o))
+	}
+	numbers := make([]uint64, 1000)
+	for left := sessions; left > 0; left -= together {
 		var started []session
-		for range together {
+		for range min(together, left) {
 			l.another()
-			started = append(started, session{start: l.AddStart(), number: l.sessions})
+			number := l.sessions
+			start := l.AddStart(func(d *bundletest.Draft) {
+				tenant := number % len(numbers)
+				numbers[tenant]++
+				d.Platform = platforms[number%len(platforms)]
+				d.Statement.Start.Tenant, d.Statement.Start.Sequence = sha256.Sum256(fmt.Append(nil, "tenant ", tenant)), numbers[tenant]
+			})
+			started = append(started, session{start: start, number: number})
 		}
 		l.Tick(2 * time.Second)
 		l.AddTime()
 		for _, s := range started {
 			l.name(s.number)
-			l.AddFinal(s.start, nil)
+			l.AddFinal(s.start, nil, func(d *bundletest.Draft) { d.Platform = platforms[s.number%len(platforms)] })
 		}
 		l.Tick(2 * time.Second)
 		l.AddTime()
-		records += 2 * together
+		then()
 	}
-	dir := b.TempDir()
-	l.writeLog(dir)
+}
+
+// localClient reads a log from its files.
+func localClient(tb testing.TB, dir string) *client.Client {
 	c, err := client.New("http://log.example", client.Config{HTTPClient: &http.Client{Transport: client.DirTransport(dir)}})
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
+	return c
+}
+
+// BenchmarkAudit audits a log of sessions (start and final) from local files, on all processors, and compares that with
+// the verifications which nobody can do without: two P-256 and one Ed25519 a record, on all processors as well.
+func BenchmarkAudit(b *testing.B) {
+	const sessions, together = 10_000, 250
+	const records = 2 * sessions
+	Tune()
+	l := newLab(b, witnesses)
+	files := &logFiles{l: l, dir: b.TempDir()}
+	l.fillSessions(sessions, together, files.full)
+	files.finish()
+	c := localClient(b, files.dir)
 	var audit, bare, resume, auditCPU, bareCPU time.Duration
 	var n int
 	for b.Loop() {

@@ -42,8 +42,10 @@ type Log struct {
 	mu     sync.Mutex // guards the rest
 	leaves [][]byte
 	hashes []tlog.Hash
-	blobs  map[record.Digest][]byte
-	note   []byte // the newest published checkpoint, for the handler
+	// forgotten is the number of leaves that were dropped.
+	forgotten uint64
+	blobs     map[record.Digest][]byte
+	note      []byte // the newest published checkpoint, for the handler
 }
 
 // Key returns a signing key that depends on its kind and name only.
@@ -147,6 +149,16 @@ func (l *Log) Leaf(index uint64) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.leaves[index])
+}
+
+// Forget drops the leaves below index, but not their hashes, so that a log can be larger than memory. They can't be asked
+// for any more.
+func (l *Log) Forget(index uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for ; l.forgotten < index; l.forgotten++ {
+		l.leaves[l.forgotten] = nil
+	}
 }
 
 // AddBlobs makes the log keep the components of a set.
