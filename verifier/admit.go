@@ -52,6 +52,11 @@ type Admission struct {
 	// for the vendor. Only vendor-key/v1 statements ask for it.
 	ListedKeys func(vendor, keyid string) (ed25519.PublicKey, bool)
 
+	// PreviousStart returns when the shard before this log, record.NextShard, has
+	// admitted the session-start record that an end names, if it has it. If it is
+	// nil, sessions of another log don't end in this one.
+	PreviousStart func(record.StatementRef) (admittedAt time.Time, ok bool)
+
 	// AllowImports allows evidence that isn't bound to a statement, or to no more
 	// than a key: entries of profiles for which [record.Profile.Import] holds.
 	AllowImports bool
@@ -68,6 +73,7 @@ const (
 	ProblemUnknownKey        Problem = "unknown-key"
 	ProblemUnknownFreshness  Problem = "unknown-freshness"
 	ProblemStaleFreshness    Problem = "stale-freshness"
+	ProblemUnknownStart      Problem = "unknown-start"
 	ProblemNoCollateral      Problem = "no-collateral"
 	ProblemNotGenuine        Problem = "not-genuine"
 )
@@ -187,7 +193,29 @@ func (v *Verifier) Admit(e *record.Entry, set *tdx.Set, admittedAt, judgedAt tim
 	if q != nil && q.Body.TDAttributes.Debug() {
 		return nil, &AdmissionError{Problem: ProblemNotGenuine, Reason: ReasonDebug, Err: errors.New("the quote is of a debug TD, whose host can make it say anything")}
 	}
+	if err := a.checkStart(startOf(st), admittedAt); err != nil {
+		return nil, err
+	}
 	return &Admitted{entry: e, admittedAt: admittedAt, judgedAt: judgedAt, set: set, quote: q, result: res}, nil
+}
+
+// checkStart judges the end of a session that was started in another log. That of
+// one that was started in this log is for readers to find: its index is enough.
+func (a *Admission) checkStart(ref *record.StatementRef, at time.Time) error {
+	if ref == nil || ref.Origin == a.Origin {
+		return nil
+	}
+	if !record.NextShard(ref.Origin, a.Origin) || a.PreviousStart == nil {
+		return inadmissible(ProblemUnknownStart, "the session was started in the log %.200q, whose sessions don't end in this log, %q", ref.Origin, a.Origin)
+	}
+	started, ok := a.PreviousStart(*ref)
+	if !ok {
+		return inadmissible(ProblemUnknownStart, "the log %.200q has no start of a session with the statement %x at index %d", ref.Origin, ref.Statement, ref.Index)
+	}
+	if d := at.Sub(started); d > record.ShardOverlap {
+		return inadmissible(ProblemUnknownStart, "the session was started in the log %.200q at %s, more than seven days ago", ref.Origin, timestamp(started))
+	}
+	return nil
 }
 
 // milliseconds rounds down, also before 1970.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/affidavit-log/affidavit/log/record"
 )
@@ -16,6 +17,10 @@ type PlacedRecord struct {
 	Origin  string
 	Index   uint64
 	Verdict *Verdict
+
+	// AdmittedAt is the log's time of admission. It is compared only where start
+	// and end are in two logs.
+	AdmittedAt time.Time
 }
 
 func (r *PlacedRecord) statement() *record.Statement { return r.Verdict.Entry.Statement() }
@@ -99,16 +104,25 @@ func (r *report) pair(start, end *PlacedRecord, ref *record.StatementRef) {
 		r.refuse(CodePair, "session.start.index", fmt.Sprintf("%s, index %d", clean(ref.Origin), ref.Index), fmt.Sprintf("%s, index %d", clean(start.Origin), start.Index),
 			"the end of the session says that its start is somewhere else")
 	}
-	if end.Origin != start.Origin {
+	switch {
+	case end.Origin == start.Origin:
+	case record.NextShard(start.Origin, end.Origin):
+		// "A session that was started in the shard before may end in this one" (FORMAT.md, 11). Indices of two logs can't
+		// be compared; their times can, within what witnesses prove of each.
+		if d := end.AdmittedAt.Sub(start.AdmittedAt); d < 0 || d > record.ShardOverlap {
+			r.refuse(CodeOrder, "admittedAt", timestamp(end.AdmittedAt), "within 7 days after "+timestamp(start.AdmittedAt),
+				"the session was started in the log %s at %s, and ended in the next one at %s, which isn't within seven days", clean(start.Origin), timestamp(start.AdmittedAt), timestamp(end.AdmittedAt))
+		}
+	default:
 		differ("log", clean(end.Origin), clean(start.Origin))
 	}
-	if end.Index <= start.Index {
+	if end.Origin == start.Origin && end.Index <= start.Index {
 		r.refuse(CodeOrder, "index", fmt.Sprint(end.Index), fmt.Sprintf("more than %d", start.Index), "the end of the session was logged before its start")
 	}
 	// "`session-start`'s index < the size of the final's freshness checkpoint"
 	// (FORMAT.md, 11). The statement promises it for the index that it names; this is
 	// the index that is proven.
-	if f := b.Freshness(); f != nil && start.Index >= f.Size {
+	if f := b.Freshness(); f != nil && f.Origin == start.Origin && start.Index >= f.Size {
 		r.refuse(CodeOrder, "freshness.checkpoint", fmt.Sprintf("size %d", f.Size), fmt.Sprintf("more than %d", start.Index), "the end of the session was made after a checkpoint that doesn't cover its start")
 	}
 	if err := record.CheckPair(a, b); err != nil {
@@ -406,7 +420,8 @@ func (u *upstreams) hop(field string, run *PlacedRecord, to *record.Upstream) {
 	if a.Session != nil && b.Session != nil && a.Session.Statement != b.Session.Statement {
 		differ("start statement", fmt.Sprintf("%x", b.Session.Statement), fmt.Sprintf("%x", a.Session.Statement))
 	}
-	if u.final != nil && next.Index >= u.final.Index || u.start != nil && b.Session != nil && next.Index <= u.start.Index {
+	if u.final != nil && next.Origin == u.final.Origin && next.Index >= u.final.Index ||
+		u.start != nil && next.Origin == u.start.Origin && b.Session != nil && next.Index <= u.start.Index {
 		u.refuse(CodeOrder, field, fmt.Sprintf("index %d", next.Index), "between start and end", "the model run that calls were sent on to was logged at index %d, which isn't between the start and the end of the session", next.Index)
 	}
 	switch v := next.Verdict; {
@@ -428,8 +443,10 @@ func (r *report) compareModel(field string, m *record.Model, start, final, run *
 	differ := func(what string, got, want any) {
 		r.refuse(CodeModelRun, field, fmt.Sprint(got), fmt.Sprint(want), "session and model run differ in %s: %v and %v", what, want, got)
 	}
+	if run.Origin != final.Origin && (start == nil || run.Origin != start.Origin) {
+		differ("log", clean(run.Origin), clean(final.Origin))
+	}
 	for _, c := range []struct{ what, got, want string }{
-		{"log", clean(run.Origin), clean(final.Origin)},
 		{"provider", quoted(mr.Provider), quoted(m.Provider)},
 		{"requestModel", quoted(mr.RequestModel), quoted(m.RequestModel)},
 		{"responseModel", quoted(mr.ResponseModel), quoted(m.ResponseModel)},
@@ -459,7 +476,7 @@ func (r *report) compareModel(field string, m *record.Model, start, final, run *
 		differ("number of calls", mr.Calls.Size, fmt.Sprintf("at least %d", m.Calls))
 	}
 	// "`session-start` < `model-run` < `session`" (FORMAT.md, 11)
-	if start != nil && run.Index <= start.Index || run.Index >= final.Index {
+	if start != nil && run.Origin == start.Origin && run.Index <= start.Index || run.Origin == final.Origin && run.Index >= final.Index {
 		r.refuse(CodeOrder, field, fmt.Sprintf("index %d", run.Index), "between start and end", "the model run was logged at index %d, which isn't between the start and the end of the session", run.Index)
 	}
 }

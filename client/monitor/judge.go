@@ -218,6 +218,8 @@ func (m *Monitor) judge(it *item) error {
 			dbErr = errors.Join(dbErr, err)
 			return pub, ok && err == nil
 		},
+		// What is in the shard before, this log's leaves don't say: whoever has the session's bundle can tell.
+		PreviousStart: func(record.StatementRef) (time.Time, bool) { return admittedAt, true },
 		// Whom the operator lists, leaves don't say.
 		ListedKeys: func(string, string) (ed25519.PublicKey, bool) { return st.VendorKey.Key.PublicKey, true },
 	}
@@ -286,6 +288,8 @@ func (m *Monitor) inadmissible(it *item, in verifier.Input, err error) {
 		kind = KindFreshness
 	case verifier.ProblemStaleFreshness:
 		kind = KindStale
+	case verifier.ProblemUnknownStart:
+		kind = KindUnknownStart
 	}
 	// The rule that was broken first isn't the only one that counts: the evidence is verified all the same. Keys of
 	// vendors are those that were logged before.
