@@ -623,6 +623,10 @@ type recordView struct {
 	Linked   []linked
 	Fields   []field
 	Size     int
+
+	Committing     bool // the record has a list of actions
+	Disclosed      []disclosedAction
+	MaxDisclosures int
 }
 
 // A linked is a leaf that belongs to a record.
@@ -689,6 +693,11 @@ func (u *UI) recordPage(r *http.Request) (*answer, error) {
 	if err := noParameters(r); err != nil {
 		return nil, err
 	}
+	return u.record(r, nil)
+}
+
+// record shows a record, and actions that were disclosed to the reader.
+func (u *UI) record(r *http.Request, files []disclosedFile) (*answer, error) {
 	index, err := parseIndex(r.PathValue("index"))
 	if err != nil {
 		return nil, err
@@ -697,7 +706,7 @@ func (u *UI) recordPage(r *http.Request) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &recordView{Record: rec, Strict: u.cfg.Appraisal == nil}
+	v := &recordView{Record: rec, Strict: u.cfg.Appraisal == nil, Committing: committing(rec.Role), MaxDisclosures: maxDisclosures}
 	c, err := u.check(r.Context(), index)
 	if err != nil {
 		if r.Context().Err() != nil {
@@ -716,6 +725,7 @@ func (u *UI) recordPage(r *http.Request) (*answer, error) {
 		}
 		v.Fields, v.Size = fields(c.leaf), len(c.leaf)
 		v.Linked = u.linked(c, rec)
+		v.Disclosed = disclosed(c, files)
 	}
 	return u.answer("record", &layout{Title: fmt.Sprintf("Record %d", index), Section: "search"}, v)
 }

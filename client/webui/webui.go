@@ -157,6 +157,7 @@ func New(cfg Config) (*UI, error) {
 		"GET /search":                     u.searchPage,
 		"GET /records/{index}":            u.recordPage,
 		"GET /records/{index}/{download}": u.download,
+		"POST /records/{index}/actions":   u.disclosurePage,
 		"GET /vendors":                    u.vendorPage,
 		"GET /recall":                     u.recallPage,
 		"GET /":                           func(*http.Request) (*answer, error) { return nil, errNotFound },
@@ -287,6 +288,9 @@ func (u *UI) handle(f page) http.Handler {
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), maxPage)
 		defer cancel()
+		if r.Method == http.MethodPost {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(maxPage))
+		}
 		a, err := f(r.WithContext(ctx))
 		if err != nil {
 			status := errorStatus(err)

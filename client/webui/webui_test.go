@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -692,6 +693,98 @@ func TestShow(t *testing.T) {
 	}
 	if !bytes.Equal([]byte(grouped(1234567)), []byte("1\u202f234\u202f567")) || grouped(12) != "12" {
 		t.Error(grouped(1234567))
+	}
+}
+
+// An action that was disclosed is shown in full beside its record, and anything else isn't taken for one. Nothing is kept.
+func TestDisclosedActions(t *testing.T) {
+	hostile := "<script>alert(1)</script>\u202e\nsecond line"
+	l := newLab(t, 0)
+	l.name()
+	start := l.AddStart()
+	l.Tick(time.Second)
+	l.AddTime()
+	salt := [32]byte{1}
+	var actions [][]byte
+	var hashes []record.Digest
+	final := l.AddFinal(start, nil, func(d *bundletest.Draft) {
+		for i := range uint64(3) {
+			b, err := (&record.Action{
+				Index: i, Session: d.Statement.Session.ID, Time: bundletest.Epoch, TraceID: [16]byte{1}, SpanID: [8]byte{1}, Outcome: record.OutcomeExecuted,
+				Attributes: map[string]any{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": hostile},
+			}).Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			actions, hashes = append(actions, b), append(hashes, record.ActionLeaf(salt, b))
+		}
+		d.Statement.Session.Actions = record.Actions{Tree: record.Tree{Size: 3, Root: record.ActionRoot(hashes)}}
+	})
+	l.Tick(time.Second)
+	l.AddTime()
+	l.publish()
+	tree := record.Tree{Size: 3, Root: record.ActionRoot(hashes)}
+	good := (&record.Disclosure{Salt: salt, Bytes: actions[1], Index: 1, Tree: tree, Path: record.ActionProof(hashes, 1)}).JSON()
+	moved := (&record.Disclosure{Salt: salt, Bytes: actions[1], Index: 2, Tree: tree, Path: record.ActionProof(hashes, 2)}).JSON()
+	post := func(path string, files map[string][]byte) (int, string) {
+		t.Helper()
+		var b bytes.Buffer
+		w := multipart.NewWriter(&b)
+		for name, content := range files {
+			f, err := w.CreateFormFile("disclosure", name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.Write(content)
+		}
+		w.Close()
+		resp, err := http.Post(l.url+path, w.FormDataContentType(), &b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		page, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode == 200 && resp.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s may be kept: %q", path, resp.Header.Get("Cache-Control"))
+		}
+		return resp.StatusCode, string(page)
+	}
+	path := fmt.Sprintf("/records/%d/actions", final)
+	status, page := post(path, map[string][]byte{"mine.json": good})
+	check(t, path, page)
+	for _, want := range []string{"Action 1 of 3, disclosed", "exactly this action", "mine.json", "gen_ai.tool.name", "&lt;script&gt;alert(1)", "[U&#43;202E]", "second line", "execute_tool", "known code"} {
+		if status != 200 || !strings.Contains(page, want) {
+			t.Errorf("%d: the page doesn't say %q", status, want)
+		}
+	}
+	if strings.Contains(page, "<script>alert") {
+		t.Error("text of an action is markup")
+	}
+	for name, b := range map[string][]byte{"moved": moved, "changed": bytes.Replace(good, []byte("AQ"), []byte("Ag"), 1), "no disclosure": []byte("{}"), "long": bytes.Repeat([]byte("x"), record.MaxDisclosure+1)} {
+		if status, page := post(path, map[string][]byte{"x": b}); status != 200 || !strings.Contains(page, "Not an action of this record") || strings.Contains(page, "exactly this action") {
+			t.Errorf("%s: %d, %t", name, status, strings.Contains(page, "exactly this action"))
+		}
+	}
+	if status, page := post(fmt.Sprintf("/records/%d/actions", start), map[string][]byte{"x": good}); status != 200 || !strings.Contains(page, "commits to no actions") {
+		t.Errorf("of a start: %d", status)
+	}
+	many := make(map[string][]byte)
+	for i := range maxDisclosures + 1 {
+		many[fmt.Sprint(i)] = good
+	}
+	for name, files := range map[string]map[string][]byte{"none": {}, "too many": many, "too large": {"x": bytes.Repeat([]byte("x"), 8<<20)}} {
+		if status, _ := post(path, files); status != 400 {
+			t.Errorf("%s: %d", name, status)
+		}
+	}
+	if resp, err := http.Post(l.url+path, "application/json", bytes.NewReader(good)); err != nil || resp.StatusCode != 400 {
+		t.Error("not a form:", resp.Status, err)
+	}
+	if _, page := l.get(fmt.Sprintf("/records/%d", final)); strings.Contains(page, "execute_tool") {
+		t.Error("a disclosed action is still there")
 	}
 }
 
