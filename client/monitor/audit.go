@@ -149,7 +149,6 @@ func (a *audit) window(ctx context.Context, items []*item) error {
 		return err
 	}
 	a.tree.committed()
-	a.x.committed()
 	a.reset()
 	return nil
 }

@@ -22,7 +22,7 @@ const (
 	prefixCover  = 'V' // size of a checkpoint in a time leaf → index of the leaf, time: see indexer.timeLeaf
 	prefixClass  = 'E' // evidence class → family, and a quote of the class
 	prefixFamily = 'F' // family: FMSPC, "/", certificate authority → nothing
-	prefixHour   = 'D' // hour of admission, by the log's word → indices between which its records are
+	prefixTimes  = 'D' // index of a leaf / timesLeaves → the first and the last time of admission among so many leaves, see span
 	prefixCount  = 'N' // → the number of genuine records with evidence of hardware
 )
 
@@ -155,12 +155,17 @@ type indexer struct {
 
 	parts map[postings]*part // of the batch in the making
 
-	hours map[uint64]span                  // since 1970; those that were written to
+	times map[uint64]span                  // of leaves in the batch, see prefixTimes
 	seen  *simplelru.LRU[string, struct{}] // keys of classes and families that are in the database, or in a batch
 }
 
-// A span is the lowest index of an hour, and one that isn't below its highest.
-type span struct{ lo, hi uint64 }
+// timesLeaves is how many leaves have one span: readers go through some ten thousand of these for ten million leaves, and
+// through the records of those at the edges of what they want.
+const timesLeaves = 1024
+
+// A span is the first and the last time at which the log says that it admitted some records, in ms since 1970. In an honest
+// log they follow each other; in others they overlap, and searches by time find the same, more slowly.
+type span struct{ first, last int64 }
 
 // newIndexer returns an indexer that continues what is in the database.
 func newIndexer(db *pebble.DB) (*indexer, error) {
@@ -168,7 +173,7 @@ func newIndexer(db *pebble.DB) (*indexer, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &indexer{db: db, hours: make(map[uint64]span), seen: seen, parts: make(map[postings]*part)}
+	x := &indexer{db: db, times: make(map[uint64]span), seen: seen, parts: make(map[postings]*part)}
 	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixCover}, UpperBound: []byte{prefixCover + 1}})
 	if err != nil {
 		return nil, err
@@ -196,6 +201,12 @@ func (x *indexer) finish(b *pebble.Batch) error {
 		}
 	}
 	clear(x.parts)
+	for n, s := range x.times {
+		if err := b.Set(timesKey(n), encodeSpan(s), nil); err != nil {
+			return err
+		}
+	}
+	clear(x.times)
 	if x.evidence == x.counted {
 		return nil
 	}
@@ -229,20 +240,13 @@ func (x *indexer) add(b *pebble.Batch, p postings, index uint64, recall []byte) 
 	return nil
 }
 
-// committed is to be called when the batch is committed, so that what can be read again isn't remembered.
-func (x *indexer) committed() {
-	if len(x.hours) > 1000 {
-		clear(x.hours)
-	}
-}
-
 // record adds a leaf with an entry, and returns its summary.
 func (x *indexer) record(b *pebble.Batch, j *judged) (*Record, error) {
 	r := newRecord(j)
 	if err := x.put(b, r); err != nil {
 		return nil, err
 	}
-	if err := x.hour(b, r); err != nil {
+	if err := x.time(r); err != nil {
 		return nil, err
 	}
 	if v := j.verdict; v != nil && v.TDX != nil {
@@ -343,51 +347,38 @@ func (x *indexer) once(b *pebble.Batch, key, value []byte) error {
 	return nil
 }
 
-const millisAnHour = 60 * 60 * 1000
+func timesKey(n uint64) []byte { return binary.BigEndian.AppendUint64([]byte{prefixTimes}, n) }
 
-func hourOf(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) / millisAnHour }
-
-func hourKey(hour uint64) []byte { return binary.BigEndian.AppendUint64([]byte{prefixHour}, hour) }
-
-// hour widens the span of the hour in which the log says that it admitted r. In an honest log the spans of hours follow
-// each other; in others they overlap, and searches by time find the same, more slowly.
-func (x *indexer) hour(b *pebble.Batch, r *Record) error {
-	hour := hourOf(r.AdmittedAt)
-	s, ok := x.hours[hour]
+// time widens the span of the leaves around r.
+func (x *indexer) time(r *Record) error {
+	n, at := r.Index/timesLeaves, r.AdmittedAt.UnixMilli()
+	s, ok := x.times[n]
 	if !ok {
 		var err error
-		if s, ok, err = readSpan(x.db, hour); err != nil {
+		if s, ok, err = readSpan(x.db, n); err != nil {
 			return err
 		}
 	}
-	// The end is rounded up, so that a busy hour isn't written again for each record: readers would have to get past all
-	// of its versions. They look at a few records in vain instead.
-	hi := r.Index | 255
-	switch {
-	case !ok:
-		s = span{r.Index, hi}
-	case r.Index >= s.lo && r.Index <= s.hi:
-		return nil
-	default:
-		s = span{min(s.lo, r.Index), max(s.hi, hi)}
+	if !ok {
+		s = span{at, at}
 	}
-	x.hours[hour] = s
-	return b.Set(hourKey(hour), encodeSpan(s), nil)
+	x.times[n] = span{min(s.first, at), max(s.last, at)}
+	return nil
 }
 
 func encodeSpan(s span) []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, s.lo), s.hi)
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, uint64(s.first)), uint64(s.last))
 }
 
 func decodeSpan(b []byte) (span, error) {
 	if len(b) != 16 {
-		return span{}, errors.New("stored span of an hour is damaged")
+		return span{}, errors.New("stored times of leaves are damaged")
 	}
-	return span{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}, nil
+	return span{int64(binary.BigEndian.Uint64(b)), int64(binary.BigEndian.Uint64(b[8:]))}, nil
 }
 
-func readSpan(r pebble.Reader, hour uint64) (s span, ok bool, err error) {
-	v, closer, err := r.Get(hourKey(hour))
+func readSpan(r pebble.Reader, n uint64) (s span, ok bool, err error) {
+	v, closer, err := r.Get(timesKey(n))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return span{}, false, nil
 	}

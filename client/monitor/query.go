@@ -410,24 +410,24 @@ func (r *reader) span(q *Query) (lo, hi uint64, err error) {
 	if q.Since.IsZero() && q.Until.IsZero() {
 		return 0, r.state.Size, nil
 	}
-	o := &pebble.IterOptions{LowerBound: []byte{prefixHour}, UpperBound: []byte{prefixHour + 1}}
-	if !q.Since.IsZero() {
-		o.LowerBound = hourKey(hourOf(q.Since))
-	}
-	if !q.Until.IsZero() {
-		o.UpperBound = hourKey(hourOf(q.Until) + 1)
-	}
-	it, err := r.db.NewIter(o)
+	it, err := r.db.NewIter(&pebble.IterOptions{LowerBound: timesKey(0), UpperBound: timesKey(r.state.Size/timesLeaves + 1)})
 	if err != nil {
 		return 0, 0, err
 	}
 	lo = r.state.Size
 	for ok := it.First(); ok; ok = it.Next() {
 		s, err := decodeSpan(it.Value())
+		if err == nil && len(it.Key()) != 9 {
+			err = errors.New("stored times of leaves are damaged")
+		}
 		if err != nil {
 			return 0, 0, errors.Join(err, it.Close())
 		}
-		lo, hi = min(lo, s.lo), max(hi, s.hi+1)
+		if !q.Since.IsZero() && s.last < q.Since.UnixMilli() || !q.Until.IsZero() && s.first > q.Until.UnixMilli() {
+			continue
+		}
+		n := binary.BigEndian.Uint64(it.Key()[1:])
+		lo, hi = min(lo, n*timesLeaves), (n+1)*timesLeaves
 	}
 	return lo, min(hi, r.state.Size), it.Close()
 }

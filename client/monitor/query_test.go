@@ -51,7 +51,7 @@ func (s *synth) put(tb testing.TB, b *pebble.Batch, r *Record) {
 	if err := s.x.put(b, r); err != nil {
 		tb.Fatal(err)
 	}
-	if err := s.x.hour(b, r); err != nil {
+	if err := s.x.time(r); err != nil {
 		tb.Fatal(err)
 	}
 	if r.Genuine && r.EvidenceClass != (Hash{}) {
@@ -65,7 +65,6 @@ func (s *synth) commit(tb testing.TB, b *pebble.Batch) {
 	if err := errors.Join(s.x.finish(b), b.Commit(pebble.NoSync)); err != nil {
 		tb.Fatal(err)
 	}
-	s.x.committed()
 }
 
 func (s *synth) reader(tb testing.TB) *reader {
@@ -143,7 +142,6 @@ func (s *synth) fill(tb testing.TB, n int, keep bool) {
 		}
 		if i%5000 == 4999 {
 			s.commit(tb, b)
-			s.x.committed()
 			b = s.db.NewBatch()
 		}
 	}
