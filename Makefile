@@ -7,7 +7,7 @@ FUZZTIME ?= 10s
 # Directory with the shared vectors that don't belong to this repository; tests that want them skip when it is absent.
 export AFFIDAVIT_SHARED ?= $(abspath ../shared)
 
-.PHONY: help module build demo test check race fuzz vectors interop bench chaos soak clean
+.PHONY: help module build demo test check race fuzz vectors interop bench chaos soak clean signer verifiers supply vuln
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -15,10 +15,8 @@ help: ## list the targets
 module: ## the WebAssembly module of the Verify page, which the command embeds
 	$(GO) run ./client/webui/verifypage/mkmodule
 
-build: module ## the commands, into bin/
-	$(GO) build -trimpath -o bin/ ./cmd/...
-	@# Without the C library they start 5 ms sooner, and run in any container.
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/affidavit ./cmd/affidavit-hook
+build: module ## the commands, into bin/, without cgo: they run in any container, and start sooner
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
 
 demo: build ## witnesses, a log, a recorder, an auditor and attacks, on this machine, in under two minutes
 	$(GO) run ./deploy/demo --bin bin $(DEMOFLAGS)
