@@ -54,7 +54,9 @@ type assembler struct {
 	leaves  map[uint64]record.Leaf
 	queue   []uint64
 	blobs   map[record.Digest][]byte
-	size    uint64 // of the largest checkpoint seen
+	bundled int            // bytes of evidence in blobs
+	size    uint64         // of the largest checkpoint seen
+	before  *bundle.Bundle // from the shard before, nil if nothing is there
 }
 
 func (c *Client) assemble(ctx context.Context, subject *checkpoint.Proof) (*bundle.Bundle, error) {
@@ -139,6 +141,9 @@ func (a *assembler) follow(ctx context.Context, index uint64) error {
 				return err
 			}
 		}
+		if err := a.evidence(ctx, leaf.Entry); err != nil {
+			return err
+		}
 		return a.statement(ctx, index, leaf.Entry.Statement())
 	}
 	return nil
@@ -196,8 +201,24 @@ func (a *assembler) statement(ctx context.Context, index uint64, s *record.State
 	}
 	if start != nil {
 		p, err := a.c.ProofByStatement(ctx, *start)
+		if isNotFound(err) && a.c.cfg.Previous != nil {
+			return a.previous(ctx, *start)
+		}
 		return a.need("start of the session", p, err)
 	}
+	return nil
+}
+
+// previous takes up the bundle of a session's start from the shard before the log.
+func (a *assembler) previous(ctx context.Context, start record.Digest) error {
+	if a.before != nil {
+		return nil
+	}
+	b, err := a.c.cfg.Previous.AssembleBundleOf(ctx, start)
+	if err != nil {
+		return fmt.Errorf("start of the session, in the shard before: %w", err)
+	}
+	a.before = b
 	return nil
 }
 
@@ -319,7 +340,7 @@ func (a *assembler) finish(ctx context.Context) (*bundle.Bundle, error) {
 		return nil, err
 	}
 
-	b := &bundle.Bundle{Subject: a.subject, Blobs: a.blobs, Consistency: make(map[uint64][][32]byte)}
+	b := &bundle.Bundle{Subject: a.subject, Blobs: a.blobs, Consistency: make(map[uint64][][32]byte), Previous: a.before}
 	for _, index := range slices.Sorted(maps.Keys(a.leaves)) {
 		p, err := tree.Proof(ctx, index)
 		if err != nil {

@@ -96,6 +96,11 @@ func NewChecker(o Options) (*Checker, error) {
 // Nothing is proven about what is not in the bundle: that a session has no second final record, or that a release was
 // not withdrawn later, only a monitor of the whole log can say.
 //
+// # Shards
+//
+// The start of a session may be in the log of the year before, of the same operator by its name. It is then in a bundle
+// of its own within this one, all of the above holds for both, and the log policy has both logs.
+//
 // # Time
 //
 // A statement commits to a note by its hash, so it was made after the note was: [checkpoint.Policy.NotBefore]. It was
@@ -119,7 +124,7 @@ func (c *Checker) Check(b *Bundle) (*Finding, error) {
 	}
 	s := &state{c: c, b: b}
 	for _, step := range []func() error{
-		s.readLeaves, s.index, s.checkTimeLeaves, s.link, s.checkVendorKeys, s.checkRecords, s.checkAppraisers,
+		s.readLeaves, s.index, s.checkTimeLeaves, s.link, s.checkPrevious, s.checkVendorKeys, s.checkRecords, s.checkAppraisers,
 	} {
 		if err := step(); err != nil {
 			return nil, err
@@ -161,6 +166,8 @@ type state struct {
 
 	appraisers []*checkpoint.VerifierKey
 	refusals   []verifier.Refusal // about the checkpoint
+
+	previous *Finding // of the session's start in the shard before, nil if there is none
 }
 
 type vendorKey struct{ vendor, keyid string }
@@ -354,6 +361,11 @@ func (s *state) link() error {
 				blobs[digest] = true
 			}
 		case *record.RecordLeaf:
+			for _, ev := range leaf.Entry.Evidence {
+				if ref, err := ev.Ref(); err == nil {
+					blobs[ref.SHA256] = true
+				}
+			}
 			reach(s.byCollateral[leaf.Collateral])
 			if f := leaf.Entry.Statement().Freshness(); f != nil {
 				reach(s.byNote[f.Note])
@@ -391,10 +403,37 @@ func (s *state) link() error {
 	}
 	for digest := range s.b.Blobs {
 		if !blobs[digest] {
-			return notProven(RuleUnlinked, nil, "no collateral leaf names the blob %x", digest)
+			return notProven(RuleUnlinked, nil, "no collateral leaf, and no record, names the blob %x", digest)
 		}
 	}
 	return nil
+}
+
+// checkPrevious checks the bundle from the shard before, by all the rules for one: it is of the log that this one follows,
+// and about the start of the session that the leaves here belong to.
+func (s *state) checkPrevious() error {
+	if s.b.Previous == nil {
+		return nil
+	}
+	f, err := s.c.Check(s.b.Previous)
+	if err != nil {
+		if n := (*NotProven)(nil); errors.As(err, &n) {
+			return &NotProven{Rule: n.Rule, Err: fmt.Errorf("in the bundle from the shard before: %w", err)}
+		}
+		return err
+	}
+	if !record.NextShard(f.Log.Origin, s.checked.Origin) {
+		return notProven(RuleUnlinked, nil, "the bundle from the shard before is of the log %q, which this log, %q, doesn't follow", f.Log.Origin, s.checked.Origin)
+	}
+	if f.Subject.Role == RoleStart {
+		for _, l := range s.leaves {
+			if e := l.Entry(); e != nil && slices.Contains(refers(e.Statement()), *f.Subject.Statement) {
+				s.previous = f
+				return nil
+			}
+		}
+	}
+	return notProven(RuleUnlinked, nil, "the bundle from the shard before is about leaf %d there, which isn't the start of a session that a leaf here belongs to", f.Subject.Index)
 }
 
 // judged reports whether there is to be a verdict on l: records, and the subject whatever it is.
@@ -521,7 +560,7 @@ func (s *state) checkRecords() error {
 
 // checkRecord modifies l, and nothing else that others read.
 func (s *state) checkRecord(l *Leaf, set *tdx.Set) error {
-	in := verifier.Input{Entry: l.Entry(), Collateral: set, At: l.judgedAt()}
+	in := verifier.Input{Entry: l.Entry(), Collateral: set, At: l.judgedAt(), Evidence: s.b.Blobs}
 	if err := s.checkFreshness(l); err != nil {
 		return err
 	}
@@ -744,6 +783,17 @@ func (s *state) finding() *Finding {
 		},
 	}
 	var ends, runs []*verifier.PlacedRecord
+	if f.Previous = s.previous; f.Previous != nil {
+		for _, r := range f.Previous.Refusals {
+			r.Message = fmt.Sprintf("in the shard before, %s: %s", f.Previous.Log.Origin, r.Message)
+			f.Refusals = append(f.Refusals, r)
+		}
+		for _, l := range f.Previous.Leaves {
+			if l.Role == RoleModelRun {
+				runs = append(runs, placed(f.Previous.Log.Origin, l))
+			}
+		}
+	}
 	for _, l := range s.leaves {
 		switch l.Role {
 		case RoleFinal, RoleAbandoned:
@@ -764,8 +814,16 @@ func (s *state) finding() *Finding {
 		f.Claims = verifier.Merge(f.Claims, claims)
 		f.Refusals = append(f.Refusals, refusals...)
 	}
+	own := len(ends) // those of this log
+	if f.Previous != nil {
+		for _, l := range f.Previous.Leaves {
+			if l.Role == RoleFinal || l.Role == RoleAbandoned {
+				ends = append(ends, placed(f.Previous.Log.Origin, l))
+			}
+		}
+	}
 	f.Refusals = append(f.Refusals, verifier.Ends(ends)...)
-	for _, end := range ends {
+	for _, end := range ends[:own] {
 		start := s.start(end)
 		claims, refusals := verifier.Pair(start, end)
 		for _, r := range refusals {
@@ -774,7 +832,7 @@ func (s *state) finding() *Finding {
 			}
 			f.Refusals = append(f.Refusals, r)
 		}
-		if s.subject.Index == end.Index || start != nil && s.subject.Index == start.Index {
+		if s.subject.Index == end.Index || start != nil && start.Origin == end.Origin && s.subject.Index == start.Index {
 			f.Claims = verifier.Merge(f.Claims, claims)
 		}
 		claims, refusals = verifier.ModelRuns(start, end, runs, s.c.o.Appraisal)
@@ -790,15 +848,21 @@ func (s *state) finding() *Finding {
 // start returns the start that the end of a session names, or nil.
 func (s *state) start(end *verifier.PlacedRecord) *verifier.PlacedRecord {
 	st := end.Verdict.Entry.Statement()
-	l := s.byStatement[refers(st)[0]]
+	digest := refers(st)[0]
+	if p := s.previous; p != nil && *p.Subject.Statement == digest {
+		return placed(p.Log.Origin, p.Subject)
+	}
+	l := s.byStatement[digest]
 	if l == nil || l.Verdict == nil {
 		return nil
 	}
 	return s.placed(l)
 }
 
-func (s *state) placed(l *Leaf) *verifier.PlacedRecord {
-	return &verifier.PlacedRecord{Origin: s.checked.Origin, Index: l.Index, Verdict: l.Verdict}
+func (s *state) placed(l *Leaf) *verifier.PlacedRecord { return placed(s.checked.Origin, l) }
+
+func placed(origin string, l *Leaf) *verifier.PlacedRecord {
+	return &verifier.PlacedRecord{Origin: origin, Index: l.Index, Verdict: l.Verdict, AdmittedAt: l.AdmittedAt()}
 }
 
 // CheckProof is the function [CheckProof] under the Checker's options.

@@ -43,6 +43,9 @@ package bundle
 //	consistency/SIZE              0 to 64: the RFC 6962 consistency proof from the tree of SIZE leaves to that of the
 //	                              bundle's checkpoint: one hash a line in standard base64 with padding, 1 to 64 lines,
 //	                              each ended by a newline. SIZE is 20 digits, zero-padded, at least 1
+//	previous.affidavit            0 or 1: the bundle of the start of a session that ends in this bundle, from the shard
+//	                              before this log; its own bytes, of version 1. With it this bundle is of version 2, and
+//	                              its member "bundle" begins "affidavit-bundle/v2"
 //	proofs/INDEX.tlog-proof       1 to 64: a c2sp.org/tlog-proof whose extra is the whole leaf. INDEX is 20 digits,
 //	                              zero-padded, and is the index in the proof. The checkpoint note is the same in all
 //
@@ -74,7 +77,7 @@ const (
 	MaxSize = 16 << 20
 	// MaxProofs is the largest number of leaves in a bundle.
 	MaxProofs = 64
-	// MaxBlobs is the largest number of collateral components in a bundle: 36 whole sets of seven.
+	// MaxBlobs is the largest number of collateral components and evidence in a bundle: 36 whole sets of seven.
 	MaxBlobs = 256
 	// MaxConsistency is the largest number of consistency proofs in a bundle: one for each leaf, were all time leaves.
 	MaxConsistency = MaxProofs
@@ -97,24 +100,32 @@ type Bundle struct {
 	// same in all of them.
 	Proofs []*checkpoint.Proof
 
-	// Blobs holds components of collateral by their SHA-256.
+	// Blobs holds components of collateral, and evidence that records name by digest, by their SHA-256.
 	Blobs map[record.Digest][]byte
 
 	// Consistency holds, by size, proofs that the tree of that size is a prefix of the checkpoint's: one for each
 	// checkpoint in a time leaf, except those of size 0 and of the bundle's own size, for which there is nothing to prove.
 	Consistency map[uint64][][32]byte
+
+	// Previous is the bundle of the session's start, if that is in the shard before this log (record.NextShard), else nil.
+	// It has no Previous.
+	Previous *Bundle
 }
 
 const (
 	nameReadme = "README.txt"
 	nameBundle = "bundle"
 
+	// namePrevious makes a bundle one of version 2.
+	namePrevious = "previous.affidavit"
+
 	prefixBlob        = "blobs/"
 	prefixConsistency = "consistency/"
 	prefixProof       = "proofs/"
 	suffixProof       = ".tlog-proof"
 
-	bundleHeader = "affidavit-bundle/v1\nsubject "
+	bundleHeader   = "affidavit-bundle/v1\nsubject "
+	bundleHeaderV2 = "affidavit-bundle/v2\nsubject "
 )
 
 // member is a file in the archive.
@@ -127,7 +138,10 @@ type member struct {
 // there is one file. Errors wrap [ErrMalformed].
 //
 // The bundle keeps parts of b, which must not be modified afterwards.
-func Parse(b []byte) (*Bundle, error) {
+func Parse(b []byte) (*Bundle, error) { return parse(b, true) }
+
+// parse parses a bundle, which may hold another one if it is the outer.
+func parse(b []byte, outer bool) (*Bundle, error) {
 	if len(b) > MaxSize {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d allowed", ErrMalformed, len(b), MaxSize)
 	}
@@ -143,6 +157,12 @@ func Parse(b []byte) (*Bundle, error) {
 
 	bun := &Bundle{Blobs: make(map[record.Digest][]byte), Consistency: make(map[uint64][][32]byte)}
 	for _, m := range members {
+		if m.name == namePrevious && outer {
+			if bun.Previous, err = parse(m.data, false); err != nil {
+				return nil, fmt.Errorf("member %q: %w", m.name, err)
+			}
+			continue
+		}
 		if err := bun.addMember(m); err != nil {
 			return nil, fmt.Errorf("%w: member %q: %v", ErrMalformed, m.name, err)
 		}
@@ -175,10 +195,15 @@ func (b *Bundle) Bytes() ([]byte, error) {
 
 // members returns the members of b's file in their order.
 func (b *Bundle) members() []member {
-	members := make([]member, 0, 2+len(b.Proofs)+len(b.Blobs)+len(b.Consistency))
+	members := make([]member, 0, 3+len(b.Proofs)+len(b.Blobs)+len(b.Consistency))
+	header := bundleHeader
+	if b.Previous != nil {
+		header = bundleHeaderV2
+		members = append(members, member{namePrevious, joinMembers(b.Previous.members())})
+	}
 	members = append(members,
 		member{nameReadme, []byte(readme)},
-		member{nameBundle, fmt.Appendf(nil, "%s%d\n", bundleHeader, b.Subject)},
+		member{nameBundle, fmt.Appendf(nil, "%s%d\n", header, b.Subject)},
 	)
 	for digest, blob := range b.Blobs {
 		members = append(members, member{prefixBlob + hex.EncodeToString(digest[:]), blob})
@@ -207,6 +232,14 @@ func (b *Bundle) wellFormed() error {
 		return fail("%d blobs, at most %d allowed", len(b.Blobs), MaxBlobs)
 	case len(b.Consistency) > MaxConsistency:
 		return fail("%d consistency proofs, at most %d allowed", len(b.Consistency), MaxConsistency)
+	}
+	if p := b.Previous; p != nil {
+		if p.Previous != nil {
+			return fail("the bundle from the shard before has one from that before it")
+		}
+		if err := p.wellFormed(); err != nil {
+			return fmt.Errorf("the bundle from the shard before: %w", err)
+		}
 	}
 	subject := false
 	for i, p := range b.Proofs {
@@ -256,6 +289,9 @@ func (b *Bundle) addMember(m member) error {
 
 	case m.name == nameBundle:
 		text, ok := strings.CutPrefix(string(m.data), bundleHeader)
+		if !ok { // which of the two it must be follows from the other members
+			text, ok = strings.CutPrefix(string(m.data), bundleHeaderV2)
+		}
 		if !ok {
 			return fmt.Errorf("begins with %.40q, not with %q: a later version?", m.data, bundleHeader)
 		}
@@ -345,7 +381,7 @@ const (
 	zipDate    = 1<<5 | 1 // 1980-01-01, the first date that ZIP can say
 
 	// maxMembers bounds what splitMembers returns for hostile input.
-	maxMembers = 2 + MaxProofs + MaxBlobs + MaxConsistency
+	maxMembers = 3 + MaxProofs + MaxBlobs + MaxConsistency
 )
 
 // splitMembers returns the members at the beginning of b, reading as little as it can: the caller encodes them again

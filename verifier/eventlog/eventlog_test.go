@@ -235,6 +235,7 @@ func TestSharedEventLogs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	compare(t, ccel, l)
 	quote := read("ccel/cos-113-tdx-quote.dat")
 	check("ccel", l, quote, [Registers]bool{true, true, true, false})
 	// One byte of any event's digest is enough.

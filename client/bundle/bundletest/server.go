@@ -50,6 +50,7 @@ func (w *World) Handler() http.Handler {
 		}
 		rw.Write(b)
 	})
+	mux.HandleFunc("/evidence/{digest}", w.serveEvidence)
 	mux.HandleFunc("GET /tile/{path...}", w.serveTile)
 	mux.HandleFunc("GET /proof/{path...}", w.serveProof)
 	mux.HandleFunc("POST /add", func(rw http.ResponseWriter, r *http.Request) {
@@ -79,6 +80,33 @@ func (w *World) Handler() http.Handler {
 		rw.Write(w.Proof(index, w.Published()).Bytes())
 	})
 	return mux
+}
+
+// serveEvidence keeps evidence for good.
+func (w *World) serveEvidence(rw http.ResponseWriter, r *http.Request) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch r.Method {
+	case http.MethodPut:
+		b, err := io.ReadAll(r.Body)
+		sum := sha256.Sum256(b)
+		if err != nil || hex.EncodeToString(sum[:]) != r.PathValue("digest") {
+			Problem(rw, http.StatusBadRequest, "malformed", nil)
+			return
+		}
+		if w.evidence == nil {
+			w.evidence = make(map[string][]byte)
+		}
+		w.evidence[r.PathValue("digest")] = b
+		rw.WriteHeader(http.StatusNoContent)
+	default:
+		b, ok := w.evidence[r.PathValue("digest")]
+		if !ok {
+			Problem(rw, http.StatusNotFound, "not-found", nil)
+			return
+		}
+		rw.Write(b)
+	}
 }
 
 // LeafFor returns the leaf that the world's log makes of an entry.

@@ -66,6 +66,8 @@ type World struct {
 
 	// Fresh is the newest freshness, that of the last time leaf.
 	Fresh record.Freshness
+
+	evidence map[string][]byte // of the stand-in's evidence store, by digest; guarded by Log.mu
 }
 
 // NewWorld returns a world whose log is empty.
