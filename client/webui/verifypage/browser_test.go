@@ -111,6 +111,23 @@ func TestBrowser(t *testing.T) {
 		if text := r.Text("#result"); text != "" {
 			t.Errorf("a verdict is left beside a file that wasn't read: %s", text)
 		}
+		// Several records at once are a list, the worst first, of which each can be looked at.
+		r.give("good.affidavit", "tampered.affidavit", "nothing.txt", "refused.affidavit")
+		r.Wait("document.querySelector('#verdict')?.textContent.includes('4 records')")
+		contains(t, "several records", r.Text("#result"), "2 not proven, 1 refused, 1 good", "came with this page", "Not under Intel’s root certificate")
+		var rows []string
+		r.Eval("Array.from(document.querySelectorAll('.verdicts tbody tr'), e => e.querySelector('button').textContent + ' ' + e.querySelector('.status').className)", &rows)
+		if got, want := strings.Join(rows, ", "), "tampered.affidavit status not-proven, nothing.txt status not-proven, refused.affidavit status refused, good.affidavit status good"; got != want {
+			t.Errorf("the list is %s, want %s", got, want)
+		}
+		r.Eval("document.querySelectorAll('.verdicts button')[3].click()", nil)
+		contains(t, "one of them", r.Text(".full"), "Good", "Final record of coding session", "Proven by hardware")
+		r.rule("log-policy", "other.policy")
+		r.Wait("document.querySelector('#verdict')?.parentElement.textContent.includes('4 not proven')")
+		r.Eval("document.querySelector('#log-policy .reset').click()", nil)
+		r.Wait("document.querySelector('#verdict')?.parentElement.textContent.includes('1 good')")
+		r.give("good.affidavit", "refused.affidavit", "action.json")
+		contains(t, "several records and a disclosure", r.Text("#files-say"), "These are 2 records")
 		// Rules don't come with the record.
 		r.give("good.affidavit", "log.policy")
 		contains(t, "with a policy beside the record", r.Text("#files-say"), "log.policy is a log policy", "not from whoever gave you the record")
@@ -231,7 +248,7 @@ func TestBrowser(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for _, files := range []string{"good.affidavit action.json", "hostile.affidavit action.json foreign.json", "refused.affidavit", "tampered.affidavit"} {
+		for _, files := range []string{"good.affidavit action.json", "hostile.affidavit action.json foreign.json", "refused.affidavit", "tampered.affidavit", "replay.affidavit good.affidavit refused.affidavit"} {
 			r.give(strings.Fields(files)...)
 			name, _, _ := strings.Cut(files, ".")
 			for _, width := range []int{320, 390, 820, 1440} {

@@ -182,6 +182,10 @@
 		let reply = await attempt(batch);
 		if (!reply) return;
 		batch.forEach((f, i) => f.kind = reply.files[i]);
+		if (many(batch)) {
+			files = batch;
+			return judgeAll(true);
+		}
 		// What comes without a record is for the one that is there.
 		if (files.some(f => f.kind === "subject") && batch.every(f => f.kind === "disclosure" || f.kind === "collateral")) {
 			batch = files.filter(f => !batch.some(g => g.name === f.name && g.kind === f.kind)).concat(batch);
@@ -203,7 +207,34 @@
 
 	// update checks again, since the rules have changed.
 	async function update() {
+		if (many(files)) return judgeAll(false);
 		render(await attempt(files), false);
+	}
+
+	// many reports whether files are several records, each to be judged by itself; what isn't known to be one is so, too.
+	const many = batch => batch.filter(f => f.kind === "subject").length > 1 && batch.every(f => f.kind === "subject" || f.kind === "unknown");
+
+	let turn = 0; // of judging all
+
+	async function judgeAll(focus) {
+		const mine = ++turn, replies = [];
+		for (const f of files) {
+			$("live").textContent = `Checking ${replies.length + 1} of ${files.length} …`;
+			await new Promise(done => setTimeout(done)); // the page stays alive
+			const reply = await attempt([f]);
+			if (!reply || mine !== turn) return; // the rules or the files are others by now
+			if (reply.answer === null) return render(reply, focus);
+			replies.push(reply);
+		}
+		showRules(replies[0]);
+		showAll(replies);
+		performance.mark("verdict");
+		if (focus) attend("verdict");
+	}
+
+	function attend(id) {
+		$(id).focus({ preventScroll: true });
+		$(id).closest("section").scrollIntoView({ block: "start" });
 	}
 
 	// render shows a reply. The verdict on new files gets the focus; a later one is only said.
@@ -222,10 +253,7 @@
 		show(reply);
 		$("live").textContent = `${reply.words.title}: ${clean(reply.answer.file)}`;
 		performance.mark("verdict");
-		if (focus) {
-			$("verdict").focus({ preventScroll: true });
-			$("result").scrollIntoView({ block: "start" });
-		}
+		if (focus) attend("verdict");
 	}
 
 	function clear() {
@@ -239,11 +267,52 @@
 	const icons = { good: "✓", refused: "!", "not-proven": "✕" };
 
 	function show(reply) {
+		turn++; // whatever is being judged beside it is old
+		$("result").replaceChildren(...verdict(reply, "verdict"));
+		$("result").hidden = false;
+	}
+
+	// showAll shows the verdicts on several records, the worst first, and one of them in full if its name is pressed.
+	function showAll(replies) {
+		const grades = ["not-proven", "refused", "good"], of = status => replies.filter(r => r.answer.status === status);
+		const words = Object.fromEntries(replies.map(r => [r.answer.status, r.words.title.toLowerCase()]));
+		const worst = grades.find(status => of(status).length > 0);
+		const counts = grades.filter(status => words[status]).map(status => `${of(status).length} ${words[status]}`).join(", ");
+		const full = el("section", { class: "full", "aria-labelledby": "one" });
+		const row = reply => {
+			const button = el("button", { type: "button", class: "name" }, say(reply.answer.file));
+			button.addEventListener("click", () => {
+				full.replaceChildren(...verdict(reply, "one"));
+				attend("one");
+			});
+			return el("tr", null,
+				el("th", { scope: "row" }, button),
+				el("td", { class: "status " + reply.answer.status }, el("span", { "aria-hidden": "true" }, icons[reply.answer.status] + " "), reply.words.title),
+				el("td", null, reply.answer.status === "not-proven" ? reply.words.why : clean(reply.words.subject)),
+				el("td", null, reply.answer.status === "not-proven" ? "–" : reply.words.time));
+		};
+		$("result").replaceChildren(
+			el("div", { class: "verdict " + worst },
+				el("h2", { id: "verdict", tabindex: "-1" }, el("span", { class: "icon", "aria-hidden": "true" }, icons[worst]), `${replies.length} records`),
+				el("p", { class: "lead" }, `${counts[0].toUpperCase()}${counts.slice(1)}.`),
+				replies[0].root.intel ? null : el("p", { class: "alarm" }, "Not under Intel’s root certificate: nothing here is evidence of Intel’s hardware."),
+				shippedRules().length > 0 ? el("p", { class: "warning" }, warning(shippedRules())) : null),
+			section("Verdicts", "verdicts", el("p", { class: "hint" }, "Press a name for the whole verdict, which is then below."),
+				el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Verdicts" }, el("table", null,
+					el("thead", null, el("tr", null, ["File", "Verdict", "What it is about", "Time"].map(s => el("th", { scope: "col" }, s)))),
+					el("tbody", null, grades.flatMap(of).map(row))))),
+			judged(replies[0]), full);
+		$("result").hidden = false;
+		$("live").textContent = `${replies.length} records: ${counts}`;
+	}
+
+	// verdict makes the parts of a verdict in full.
+	function verdict(reply, id) {
 		const a = reply.answer, w = reply.words;
 		const shipped = shippedRules();
 		const [fit, unfit] = [true, false].map(good => a.disclosures.filter(d => (d.status === "good") === good));
 		const out = [el("div", { class: "verdict " + a.status },
-			el("h2", { id: "verdict", tabindex: "-1" }, el("span", { class: "icon", "aria-hidden": "true" }, icons[a.status]), w.title),
+			el("h2", { id, tabindex: "-1" }, el("span", { class: "icon", "aria-hidden": "true" }, icons[a.status]), w.title),
 			el("p", { class: "lead" }, w.lead),
 			a.status === "not-proven" ? el("p", null, w.why) : null,
 			a.status === "not-proven" ? el("p", { class: "detail" }, "In detail (", say(a.reason), "): ", say(a.detail.replace(/\.$/, "")), ".") : null,
@@ -274,8 +343,7 @@
 		}
 		out.push(judged(reply));
 		out.push(raw(a));
-		$("result").replaceChildren(...out);
-		$("result").hidden = false;
+		return out;
 	}
 
 	const section = (title, kind, ...children) => el("section", { class: kind }, el("h3", null, title), ...children);

@@ -298,7 +298,7 @@ func (r *Reply) sort(files []File) *material {
 	}
 	switch {
 	case subjects > 1:
-		r.problem(AboutFiles, "These are %d records: one at a time, please. \"affidavit verify\" takes many.", subjects)
+		r.problem(AboutFiles, "These are %d records: give each with what belongs to it by itself.", subjects)
 	case subjects == 0 && len(files) > 0 && len(r.Problems) == 0:
 		r.problem(AboutFiles, "A disclosure alone says nothing: give the session's .affidavit file with it.")
 	}
