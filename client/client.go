@@ -37,6 +37,10 @@ type Config struct {
 	Appraisers     []*checkpoint.VerifierKey
 	AppraisersWait time.Duration
 
+	// Previous is a client of the shard before the log (record.NextShard). A session that ends in this log may have begun
+	// there, and its bundle then needs both. The default is none.
+	Previous *Client
+
 	// CacheDir is a directory for tiles and entry bundles, which never change. It is created when needed, can be
 	// shared by clients and processes, and can be deleted at any time. What is read from it is verified like what comes
 	// from the network. If it is empty, a bounded cache in memory is all there is.

@@ -403,7 +403,7 @@ func TestManyMembers(t *testing.T) {
 		name := fmt.Sprintf("consistency/%020d", 1+i)
 		names, data[name] = append(names, name), nil
 	}
-	if _, err := bundle.Parse(pack(t, names, data, nil)); err == nil || !strings.Contains(err.Error(), "more than 386 members") {
+	if _, err := bundle.Parse(pack(t, names, data, nil)); err == nil || !strings.Contains(err.Error(), "more than 387 members") {
 		t.Errorf("got %v, want an error about the number of members", err)
 	}
 }

@@ -106,6 +106,10 @@ type Finding struct {
 	Log     Log
 	Subject *Leaf
 	Leaves  []*Leaf // all, the subject included, in ascending order of indices
+
+	// Previous is about the session's start, if that is in the shard before this log, else nil. Its refusals are in
+	// Refusals, too.
+	Previous *Finding
 }
 
 // Allowed reports whether the finding is good: nothing is refused.
