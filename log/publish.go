@@ -527,6 +527,10 @@ func (p *publisher) replace(ctx context.Context, pub *published) error {
 		p.l.halt(err)
 		return err
 	}
+	if s := p.l.shared; s != nil {
+		s.writing.Lock()
+		defer s.writing.Unlock()
+	}
 	if err := p.putPublished(ctx, pub); err != nil {
 		return err
 	}

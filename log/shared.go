@@ -86,6 +86,9 @@ type shared struct {
 	version uint64     // of the state that was looked at
 	failing bool
 
+	// writing is held while something is published, from before others can know to after this process shows it.
+	writing sync.Mutex
+
 	wantMu sync.Mutex
 	wanted time.Time // when the publisher was last told that somebody asks for freshness
 }
@@ -192,7 +195,10 @@ func (s *shared) look(ctx context.Context) error {
 		return s.err
 	}
 	if s.l.leading() {
-		return nil // nobody else publishes
+		// Nobody else publishes. But what this process is publishing may be known already, and is waited for.
+		s.writing.Lock()
+		defer s.writing.Unlock()
+		return nil
 	}
 	s.looked = time.Now()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sharedTimeout)
@@ -602,11 +608,9 @@ func (l *Log) checkShared(ctx context.Context) (bool, error) {
 		return true, nil
 	}
 	// The database may have been restored from a copy, or be another log's.
-	st, err := l.shared.storage.State(ctx)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%w: %w", ErrInconsistent, err)
-		}
+	if _, err := l.shared.storage.State(ctx); errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("%w: %w", ErrInconsistent, err)
+	} else if err != nil {
 		return false, err
 	}
 	object, err := l.objects.Get(ctx, storage.Published)
@@ -620,8 +624,9 @@ func (l *Log) checkShared(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("published checkpoint in the bucket: %w", err)
 	}
-	// The row is written first, and was read before.
-	if st, err = l.shared.storage.State(ctx); err != nil {
+	// The row is written before the object, and so is read after it.
+	st, err := l.shared.storage.State(ctx)
+	if err != nil {
 		return false, err
 	}
 	row := uint64(0)

@@ -49,8 +49,15 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, child(c))
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	for _, f := range atEnd {
+		f()
+	}
+	os.Exit(status)
 }
+
+// atEnd are called when all tests are done.
+var atEnd []func()
 
 // A world is everything around a log: an Intel, platforms, two vendors, a directory, and a policy.
 type world struct {

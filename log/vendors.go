@@ -151,7 +151,9 @@ func (v *vendors) authenticate(token string, conn *tls.ConnectionState) *vendor 
 
 // AsksForCertificates reports whether the vendors file lists keys of client certificates, so that servers should ask for
 // them.
-func (l *Log) AsksForCertificates() bool { return len(l.vendors.now.Load().byClientKey) > 0 }
+func (l *Log) AsksForCertificates() bool {
+	return l.vendors != nil && len(l.vendors.now.Load().byClientKey) > 0
+}
 
 // listed returns a key that the operator lists for a vendor.
 func (v *vendors) listed(id, keyid string) (ed25519.PublicKey, bool) {

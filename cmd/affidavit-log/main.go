@@ -83,12 +83,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(err)
 	}
-	cfg, source, err := o.config(ring, logger)
+	cfg, source, err := o.config(ctx, ring, logger)
 	if err != nil {
 		return fail(err)
 	}
 	if source != nil {
 		defer source.Close()
+	}
+	if cfg.Shared != nil {
+		defer cfg.Shared.Close()
 	}
 	if freezing {
 		if err := freeze(ctx, *cfg, stdout); err != nil {
@@ -176,7 +179,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 // config turns flags into the log's configuration. The client is nil unless a collateral service is used.
-func (o *options) config(ring *keys.Ring, logger *slog.Logger) (*sessionlog.Config, *pcs.Client, error) {
+func (o *options) config(ctx context.Context, ring *keys.Ring, logger *slog.Logger) (*sessionlog.Config, *pcs.Client, error) {
 	c := &sessionlog.Config{
 		Origin:             o.origin,
 		Create:             o.init,
@@ -193,17 +196,8 @@ func (o *options) config(ring *keys.Ring, logger *slog.Logger) (*sessionlog.Conf
 		Appraisers:         o.appraisers,
 		Logger:             logger,
 	}
-	var ok bool
-	if c.Dir, ok = strings.CutPrefix(o.storage, "posix:"); !ok || c.Dir == "" {
-		return nil, nil, fmt.Errorf("--storage %q: want posix:DIR", o.storage)
-	}
-	if fi, err := os.Stat(c.Dir); err == nil && !fi.IsDir() {
-		return nil, nil, fmt.Errorf("--storage: %s is not a directory", c.Dir)
-	}
-	if !o.init {
-		if err := sessionlog.Exists(c.Dir); err != nil {
-			return nil, nil, fmt.Errorf("%w; see --init", err)
-		}
+	if err := o.openStorage(ctx, c); err != nil {
+		return nil, nil, err
 	}
 	for _, file := range o.keys {
 		k, err := ring.Signing(file)
@@ -240,6 +234,9 @@ func (o *options) config(ring *keys.Ring, logger *slog.Logger) (*sessionlog.Conf
 		}
 	}
 
+	if c.Role == sessionlog.RoleReader || c.Role == sessionlog.RolePublisher {
+		return c, nil, nil // they judge nothing
+	}
 	var dir *pcs.Directory
 	if o.collateralDir != "" {
 		dir = pcs.Dir(o.collateralDir, c.Root)
@@ -275,6 +272,7 @@ func (e either) Collateral(ctx context.Context, fmspc, ca string, at time.Time) 
 
 type options struct {
 	origin, storage, logPolicy, vendors, root string
+	stateDir, database, role                  string
 	listen, metricsListen                     string
 	pcsURL, collateralDir                     string
 	passphraseFile                            string
@@ -324,7 +322,10 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.StringArrayVar(&o.keys, "key", nil, "`FILE` (mode 0600) with a signing key named like the log: one Ed25519, better with an ML-DSA-44 one beside it; repeatable, also for the old and the new key while keys are rotated")
 	s.StringVar(&o.passphraseFile, "passphrase-file", "", "`FILE` (mode 0600) with the passphrase of keys that are encrypted (affidavit keygen --passphrase-file)")
 	s.StringArrayVar(&o.agentKeys, "ssh-agent-key", nil, "OpenSSH public key `FILE` of an Ed25519 key in the agent at $SSH_AUTH_SOCK, such as affidavit-signer in front of a PKCS #11 token; repeatable")
-	s.StringVar(&o.storage, "storage", "", "`posix:DIR`, a directory on a local disk that is this log's alone")
+	s.StringVar(&o.storage, "storage", "", "`WHERE` the log is: posix:DIR, a directory on a local disk that is this log's alone, or aws:BUCKET[?endpoint=URL&path-style=true&region=NAME], an S3 bucket that is this log's alone, with a MySQL database")
+	s.StringVar(&o.database, "database", "", "`FILE` (mode 0600) with the data source name of the log's MySQL database, user:password@tcp(host:3306)/name; with aws:")
+	s.StringVar(&o.stateDir, "state-dir", "", "`DIR` of this process's own, for an index and collateral, which it builds again if they are lost; with aws:")
+	s.StringVar(&o.role, "role", "all", "`ROLE` of this process among those of a log that isn't in a directory: all; frontend (admits and serves); publisher (publishes and serves); reader (serves, from the bucket alone)")
 	s.BoolVar(&o.init, "init", false, "make a new log; refused if there is one")
 	s.StringVar(&o.listen, "listen", "", "public `ADDR`, such as 127.0.0.1:8080, or :443 with --tls-cert; without that, put TLS in front of it")
 	s.StringVar(&o.metricsListen, "metrics-listen", "", "private `ADDR` for metrics, health, readiness and profiling")
@@ -384,8 +385,8 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 		flag  string
 		given bool
 	}{
-		{"origin", o.origin != ""}, {"key", len(o.keys)+len(o.agentKeys) > 0 || o.frozen()}, {"storage", o.storage != ""}, {"log-policy", o.logPolicy != ""},
-		{"vendors", o.vendors != ""}, {"listen", o.listen != ""},
+		{"origin", o.origin != ""}, {"key", len(o.keys)+len(o.agentKeys) > 0 || o.role == "frontend" || o.role == "reader" || o.frozen()}, {"storage", o.storage != ""}, {"log-policy", o.logPolicy != ""},
+		{"vendors", o.vendors != "" || o.role == "publisher" || o.role == "reader"}, {"listen", o.listen != ""},
 	} {
 		if !need.given {
 			return wrong(fmt.Errorf("--%s is missing", need.flag))

@@ -99,7 +99,9 @@ func Open(ctx context.Context, cfg Config) (*Storage, error) {
 	my.ClientFoundRows = true // an UPDATE that changes nothing has found its row all the same
 	my.InterpolateParams = true
 	my.CheckConnLiveness = true
-	my.Logger = silent{}
+	if err := mysql.SetLogger(silent{}); err != nil { // also for Tessera's connections
+		return nil, err
+	}
 	for d, v := range map[*time.Duration]time.Duration{&my.Timeout: 5 * time.Second, &my.ReadTimeout: 30 * time.Second, &my.WriteTimeout: 30 * time.Second} {
 		if *d == 0 {
 			*d = v
