@@ -20,7 +20,9 @@ many witnesses could lie or be away before the policy proves nothing or accepts
 nothing, and warns about what its author probably didn't mean, such as one
 operator's keys counted twice.
 
-Witnesses whose keys have the same name count as one operator.`,
+Witnesses whose keys have the same name count as one operator. Appraisers, whose keys'
+names end in /appraiser, cosign what they have verified after it was published, and
+don't belong into a quorum.`,
 		trusts:   `Nothing. It reads one file, and asks no witness whether it is there.`,
 		examples: "  affidavit log-policy check log.policy\n",
 		exits:    map[int]string{exitGood: "the policy is well-formed, and nothing is to be said against it"},
@@ -61,12 +63,14 @@ func readLogPolicy(c *console, name string) (*checkpoint.Policy, error) {
 
 // logPolicyJSON is a log policy and what there is to say about it.
 type logPolicyJSON struct {
-	File      string         `json:"file"`
-	Logs      []keyLine      `json:"logs"`
-	Witnesses []keyLine      `json:"witnesses"`
-	Quorum    string         `json:"quorum"` // "none" if no witness is asked
-	Survives  judge.Survives `json:"survives"`
-	Warnings  []warningLine  `json:"warnings"`
+	File      string    `json:"file"`
+	Logs      []keyLine `json:"logs"`
+	Witnesses []keyLine `json:"witnesses"`
+	// Appraisers are witnesses that cosign what they have verified, after it was published.
+	Appraisers []keyLine      `json:"appraisers"`
+	Quorum     string         `json:"quorum"` // "none" if no witness is asked
+	Survives   judge.Survives `json:"survives"`
+	Warnings   []warningLine  `json:"warnings"`
 }
 
 type keyLine struct {
@@ -83,14 +87,18 @@ type warningLine struct {
 
 func lint(file string, p *checkpoint.Policy) *logPolicyJSON {
 	l := &logPolicyJSON{
-		File: file, Logs: []keyLine{}, Witnesses: []keyLine{}, Quorum: p.Quorum(),
+		File: file, Logs: []keyLine{}, Witnesses: []keyLine{}, Appraisers: []keyLine{}, Quorum: p.Quorum(),
 		Survives: judge.SurvivesOf(p), Warnings: []warningLine{},
 	}
 	for _, g := range p.Logs() {
 		l.Logs = append(l.Logs, keyLine{g.Key.Name(), g.Key.String(), g.Key.Kind().String(), g.URL})
 	}
 	for _, w := range p.Witnesses() {
-		l.Witnesses = append(l.Witnesses, keyLine{w.Name, w.Key.String(), w.Key.Kind().String(), w.URL})
+		list := &l.Witnesses
+		if w.Appraiser() {
+			list = &l.Appraisers
+		}
+		*list = append(*list, keyLine{w.Name, w.Key.String(), w.Key.Kind().String(), w.URL})
 	}
 	for _, w := range p.Lint() {
 		l.Warnings = append(l.Warnings, warningLine{w.Code, w.Text})
@@ -117,6 +125,9 @@ func (l *logPolicyJSON) print(c *console) {
 	}
 	for _, k := range l.Witnesses {
 		hang(w, "  witness    ", fmt.Sprintf("%s (%s)", clean(k.Name), k.Kind))
+	}
+	for _, k := range l.Appraisers {
+		hang(w, "  appraiser  ", fmt.Sprintf("%s (%s): cosigns what it has verified, after publication", clean(k.Name), k.Kind))
 	}
 	hang(w, "  quorum     ", clean(l.Quorum))
 	fmt.Fprintln(w)

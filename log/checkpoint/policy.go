@@ -43,6 +43,14 @@ type Witness struct {
 	URL  string       // submission prefix, may be empty
 }
 
+// AppraiserSuffix is what the names of appraisers' keys end with. An appraiser is a witness that cosigns a tree only once
+// it has verified every entry in it, which is after it was published. So it has no place in a quorum: its line says who
+// it is.
+const AppraiserSuffix = "/appraiser"
+
+// Appraiser reports whether w is an appraiser.
+func (w Witness) Appraiser() bool { return strings.HasSuffix(w.Key.Name(), AppraiserSuffix) }
+
 // A node is a witness or a group.
 type node struct {
 	name    string

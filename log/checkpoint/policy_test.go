@@ -554,10 +554,13 @@ func TestResilienceKnown(t *testing.T) {
 
 func TestLint(t *testing.T) {
 	w := newWorld(t)
+	appraiser := "witness m " + testKey(t, CosignatureEd25519, "monitor.example"+AppraiserSuffix, 20).VKey() + "\n"
 	for _, tt := range []struct {
 		quorum string
 		want   []string
 	}{
+		{appraiser + "group ef any e f\ngroup q 4 a b c d ef\nquorum q\n", nil},
+		{appraiser + "group ef any e f\ngroup q 4 a b c d ef m\nquorum q\n", []string{"appraiser"}},
 		{"quorum none\n", []string{"quorum-none"}},
 		{"quorum a\n", []string{"outage", "split-view", "time", "unused", "unused", "unused", "unused", "unused"}},
 		{"group ef any e f\ngroup q 4 a b c d ef\nquorum q\n", nil},

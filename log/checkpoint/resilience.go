@@ -62,8 +62,8 @@ func (p *Policy) Resilience() Resilience {
 
 // A Warning is something that [Policy.Lint] found.
 type Warning struct {
-	// Code is one of: quorum-none, no-log, unused, operator-split, shared-key,
-	// split-view, time, outage.
+	// Code is one of: quorum-none, no-log, unused, appraiser, operator-split,
+	// shared-key, split-view, time, outage.
 	Code string
 	Text string // a sentence for the policy's author
 }
@@ -111,8 +111,11 @@ func (p *Policy) Lint() []Warning {
 		}
 	}
 	for i, w := range p.witnesses {
-		if !usedWitness[i] {
+		switch {
+		case !usedWitness[i] && !w.Appraiser():
 			warn("unused", "witness %q doesn't count towards the quorum", w.Name)
+		case usedWitness[i] && w.Appraiser():
+			warn("appraiser", "the appraiser %q counts towards the quorum: it cosigns only what was published, so that nothing would be", w.Name)
 		}
 	}
 	for _, g := range p.groups {

@@ -23,7 +23,7 @@ import (
 // NameSuffix is what the name of each appraiser, and so of its keys, ends with. A key states one thing
 // (c2sp.org/tlog-cosignature: "A given tuple MUST imply a single set of statements"), so that whoever reads a policy
 // should see which.
-const NameSuffix = "/appraiser"
+const NameSuffix = checkpoint.AppraiserSuffix
 
 // A Source has verified a log's entries itself; a monitor is one. Its methods can be called concurrently.
 type Source interface {
