@@ -82,6 +82,7 @@ evidence.`,
 			format := fs.String("format", "", "`FORMAT`: ocsf (the default), oscal, csv, syslog, in-toto or svr")
 			x.trust = trustFlags(fs)
 			fs.StringVar(&x.monitor, "monitor", "", "`URL` of a monitor whose records are exported, instead of bundles")
+			fs.StringVar(&x.monitorToken, "monitor-token-file", "", "`FILE` with the token that the monitor asks for, which only you can read (mode 0600)")
 			since := fs.String("since", "", "`TIME` from which on the log admitted the records")
 			until := fs.String("until", "", "`TIME` before which the log admitted the records")
 			fs.StringVar(&x.query.Vendor, "vendor", "", "only records of this vendor: its `ID`, a URI")
@@ -136,12 +137,12 @@ type exportJob struct {
 	format export.Format
 	query  monitorapi.Query
 
-	monitor, out, cursorFile, queueDir, hec, post, syslog string
-	tokenFile, caFile, signKey, passphrase, verifierID    string
-	disclosures                                           []string
-	follow, plain                                         bool
-	interval                                              time.Duration
-	maxEvent                                              int
+	monitor, monitorToken, out, cursorFile, queueDir, hec, post, syslog string
+	tokenFile, caFile, signKey, passphrase, verifierID                  string
+	disclosures                                                         []string
+	follow, plain                                                       bool
+	interval                                                            time.Duration
+	maxEvent                                                            int
 
 	v      *verification      // nil if the monitor's word counts
 	client *monitorapi.Client // nil for bundles
@@ -177,6 +178,8 @@ func (x *exportJob) check(fs *pflag.FlagSet, args []string) error {
 	switch {
 	case !slices.Contains(export.Formats, x.format):
 		return usagef("--format %q: want ocsf, oscal, csv, syslog, in-toto or svr", x.format)
+	case x.monitor == "" && x.monitorToken != "":
+		return usagef("--monitor-token-file goes with --monitor")
 	case x.monitor == "" && len(args) == 0:
 		return usagef("missing argument: give bundles, or a monitor with --monitor")
 	case x.monitor != "" && len(args) > 0:
@@ -268,8 +271,8 @@ func (x *exportJob) run(fs *pflag.FlagSet, names []string) (int, error) {
 		}
 	}
 	if x.monitor != "" {
-		if x.client, err = monitorapi.NewClient(x.monitor, nil); err != nil {
-			return 0, usagef("--monitor: %v", err)
+		if x.client, err = openMonitor(x.monitor, x.monitorToken); err != nil {
+			return 0, err
 		}
 		x.monitor = x.client.URL()
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/affidavit-log/affidavit/client/monitor/monitorapi"
+	"github.com/affidavit-log/affidavit/cmd/internal/keys"
 	"github.com/affidavit-log/affidavit/verifier/pcs"
 	"github.com/affidavit-log/affidavit/verifier/tdx"
 )
@@ -21,13 +22,35 @@ import (
 const trustsMonitor = `The monitor, which should be your own: it answers from what it has verified itself,
 and its answers aren't signed.`
 
-func monitorFlag(fs *pflag.FlagSet) *string {
-	return fs.String("monitor", monitorapi.DefaultURL, "`URL` of the monitor (default "+monitorapi.DefaultURL+")")
+// A monitorAt is where a monitor is, and the file with the token that it asks for.
+type monitorAt struct{ url, tokenFile *string }
+
+func monitorFlag(fs *pflag.FlagSet) monitorAt {
+	return monitorAt{
+		fs.String("monitor", monitorapi.DefaultURL, "`URL` of the monitor (default "+monitorapi.DefaultURL+")"), monitorTokenFlag(fs),
+	}
 }
 
-func openMonitor(url string) (*monitorapi.Client, error) {
+func monitorTokenFlag(fs *pflag.FlagSet) *string {
+	return fs.String("monitor-token-file", "", "`FILE` with the token that the monitor asks for, which only you can read (mode 0600)")
+}
+
+// open returns a client of the monitor.
+func (m monitorAt) open() (*monitorapi.Client, error) { return openMonitor(*m.url, *m.tokenFile) }
+
+func openMonitor(url, tokenFile string) (*monitorapi.Client, error) {
 	m, err := monitorapi.NewClient(url, nil)
 	if err != nil {
+		return nil, usagef("--monitor: %v", err)
+	}
+	if tokenFile == "" {
+		return m, nil
+	}
+	token, err := keys.Token(tokenFile, 1)
+	if err != nil {
+		return nil, fmt.Errorf("--monitor-token-file: %w", err)
+	}
+	if m, err = m.WithToken(token); err != nil {
 		return nil, usagef("--monitor: %v", err)
 	}
 	return m, nil

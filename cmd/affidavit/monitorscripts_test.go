@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -119,7 +120,17 @@ func TestMonitorScripts(t *testing.T) {
 	files["log.policy"] = []byte(w.Policy().String())
 	files["ours.yaml"] = w.Appraisal().YAML()
 	files["root.der"] = w.PKI.Root()
-	env["MONITOR"], env["PCS"], env["NOPCS"] = api.URL, pcs.URL, nothing.URL
+	const token = "c8d2e1f09b7a65c4d3e2f1a0b9c8d7e6"
+	private := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer "+token {
+			rw.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		m.Handler().ServeHTTP(rw, r)
+	}))
+	t.Cleanup(private.Close)
+	files["monitor.token"] = []byte(token + "\n")
+	env["MONITOR"], env["PCS"], env["NOPCS"], env["PRIVATE"] = api.URL, pcs.URL, nothing.URL, private.URL
 
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata/monitor",

@@ -33,7 +33,7 @@ Collateral is checked by the monitor, under its root certificate.`,
 			exitRefused: "records are judged worse: their platforms were vulnerable then, were revoked since,\nor aren't recognised any more",
 		},
 		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
-			url := monitorFlag(fs)
+			at := monitorFlag(fs)
 			t := todayFlags(fs)
 			var q monitorapi.ReappraiseQuery
 			fs.StringVar(&q.Vendor, "vendor", "", "only records of the vendor with this `ID`")
@@ -52,7 +52,7 @@ Collateral is checked by the monitor, under its root certificate.`,
 				if err := q.Normalize(); err != nil {
 					return 0, asUsage(err)
 				}
-				m, err := openMonitor(*url)
+				m, err := at.open()
 				if err != nil {
 					return 0, err
 				}

@@ -36,7 +36,7 @@ Collateral is checked by the monitor, under its root certificate.`,
 			exitRefused: "records are touched",
 		},
 		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
-			url := monitorFlag(fs)
+			at := monitorFlag(fs)
 			var q monitorapi.RecallQuery
 			fs.StringVar(&q.Advisory, "advisory", "", "`ID` of a security advisory, such as INTEL-SA-00960")
 			fs.StringVar(&q.FMSPC, "fmspc", "", "`HEX` of a kind of platform")
@@ -58,7 +58,7 @@ Collateral is checked by the monitor, under its root certificate.`,
 				if t.given() && q.Advisory == "" {
 					return 0, usagef("--collateral and --pcs-url go with --advisory: kinds of platforms and images don't change")
 				}
-				m, err := openMonitor(*url)
+				m, err := at.open()
 				if err != nil {
 					return 0, err
 				}

@@ -44,7 +44,7 @@ The list is sent to the monitor, which compares it and keeps nothing: it should 
 			exitNotGenuine: "a session of the list is not logged",
 		},
 		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
-			url := monitorFlag(fs)
+			at := monitorFlag(fs)
 			sessions := fs.String("sessions", "", "`FILE` with your list of sessions, CSV or JSON lines")
 			keyFile := fs.String("tenant-key-file", "", "`FILE` with your pseudonyms' key, in hexadecimal")
 			tenants := fs.StringArray("tenant", nil, "`HEX` of a pseudonym of yours; can be given again")
@@ -77,7 +77,7 @@ The list is sent to the monitor, which compares it and keeps nothing: it should 
 				if r.Rows, err = monitorapi.ParseSessions(b); err != nil {
 					return 0, fmt.Errorf("%s: %w", *sessions, err)
 				}
-				m, err := openMonitor(*url)
+				m, err := at.open()
 				if err != nil {
 					return 0, err
 				}

@@ -62,6 +62,7 @@ policy's measurements or release keys. With --monitor, the monitor.`,
 			fs.StringVar(&j.pdf, "pdf", "", "`FILE` to write, a PDF")
 			date := fs.String("date", "", "`TIME` of the report (default now)")
 			monitor := fs.String("monitor", "", "`URL` of a monitor whose word to take, in place of files")
+			tokenFile := monitorTokenFlag(fs)
 			var q monitorapi.Query
 			p := periodFlags(fs)
 			fs.StringVar(&q.Vendor, "vendor", "", "with --monitor: only records of the vendor with this `ID`")
@@ -96,9 +97,9 @@ policy's measurements or release keys. With --monitor, the monitor.`,
 					if err := asUsage(q.Normalize()); err != nil {
 						return 0, err
 					}
-					return j.monitor(*monitor, q)
+					return j.monitor(*monitor, *tokenFile, q)
 				}
-				for _, name := range []string{"since", "until", "vendor", "tenant"} {
+				for _, name := range []string{"since", "until", "vendor", "tenant", "monitor-token-file"} {
 					if fs.Changed(name) {
 						return 0, usagef("--%s goes with --monitor only", name)
 					}
@@ -255,8 +256,8 @@ func outcomeStatus(o report.Outcome) int {
 }
 
 // monitor reports on the records that a monitor finds.
-func (j *reportJob) monitor(url string, q monitorapi.Query) (int, error) {
-	m, err := openMonitor(url)
+func (j *reportJob) monitor(url, tokenFile string, q monitorapi.Query) (int, error) {
+	m, err := openMonitor(url, tokenFile)
 	if err != nil {
 		return 0, err
 	}

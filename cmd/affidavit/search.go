@@ -35,7 +35,7 @@ Not for the files of --bundles: what they prove, "affidavit verify" finds out.`,
 			exitNotGenuine: "there is no such record among those that the monitor has audited",
 		},
 		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
-			url := monitorFlag(fs)
+			at := monitorFlag(fs)
 			var q monitorapi.Query
 			fs.StringVar(&q.Session, "session", "", "`ID` of a session, or the SHA-256 of it in hexadecimal")
 			fs.StringVar(&q.Statement, "statement", "", "`DIGEST` of a statement")
@@ -64,7 +64,7 @@ Not for the files of --bundles: what they prove, "affidavit verify" finds out.`,
 				if err := q.Normalize(); err != nil {
 					return 0, asUsage(err)
 				}
-				m, err := openMonitor(*url)
+				m, err := at.open()
 				if err != nil {
 					return 0, err
 				}

@@ -32,7 +32,7 @@ your own list, with "affidavit reconcile".`,
 			exitNotGenuine: "the log has no record of this vendor",
 		},
 		setup: func(fs *pflag.FlagSet) func(*console, []string) (int, error) {
-			url := monitorFlag(fs)
+			at := monitorFlag(fs)
 			var q monitorapi.VendorCheckQuery
 			fs.StringVar(&q.Vendor, "vendor", "", "`ID` of the vendor, a URI")
 			p := periodFlags(fs)
@@ -47,7 +47,7 @@ your own list, with "affidavit reconcile".`,
 				if err := q.Normalize(); err != nil {
 					return 0, asUsage(err)
 				}
-				m, err := openMonitor(*url)
+				m, err := at.open()
 				if err != nil {
 					return 0, err
 				}

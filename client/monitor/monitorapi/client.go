@@ -10,6 +10,7 @@ import (
 	"io"
 	"iter"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -38,8 +39,9 @@ const (
 // A monitor is the reader's own, or somebody's whom the reader trusts to answer: what it says isn't signed. Bundles are,
 // and package bundle checks them.
 type Client struct {
-	base *url.URL
-	http *http.Client
+	base  *url.URL
+	http  *http.Client
+	token string // "" if the monitor asks for none
 }
 
 // NewClient returns a client for the monitor at the URL prefix base. hc makes the requests; nil is a client without a
@@ -47,13 +49,36 @@ type Client struct {
 func NewClient(base string, hc *http.Client) (*Client, error) {
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("%.200q is not the URL of a monitor, such as %s", base, DefaultURL)
+		return nil, fmt.Errorf("%.200q is not the URL of a monitor, such as %s", withoutPassword(base), DefaultURL)
+	}
+	if u.User != nil {
+		// URLs are shown: in reports and exports, in errors, in lists of processes.
+		return nil, fmt.Errorf("%s has a name or a password in it, which everybody sees who sees the URL: give the monitor's token by itself", u.Redacted())
 	}
 	if hc == nil {
 		hc = &http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone()}
 	}
 	u.Path = strings.TrimSuffix(u.Path, "/")
 	return &Client{base: u, http: hc}, nil
+}
+
+// withoutPassword returns what isn't a monitor's URL so that it can be shown.
+func withoutPassword(base string) string {
+	if i := strings.LastIndexByte(base, '@'); i >= 0 {
+		return "…" + base[i:]
+	}
+	return base
+}
+
+// WithToken returns a client that shows the monitor a token, that of its --web-token-file. It follows no redirects. It is
+// an error if the token would go to another machine unencrypted.
+func (c *Client) WithToken(token string) (*Client, error) {
+	if ip := net.ParseIP(c.base.Hostname()); c.base.Scheme != "https" && c.base.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return nil, fmt.Errorf("%s: a token would go to another machine unencrypted: use https", c.base)
+	}
+	hc := *c.http
+	hc.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &Client{base: c.base, http: &hc, token: token}, nil
 }
 
 // URL returns where the monitor is.
@@ -78,6 +103,9 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, body
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

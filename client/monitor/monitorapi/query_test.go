@@ -2,10 +2,15 @@ package monitorapi_test
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -302,5 +307,56 @@ func TestNewClient(t *testing.T) {
 	c, err := monitorapi.NewClient("https://host/prefix/", nil)
 	if err != nil || c.URL() != "https://host/prefix" {
 		t.Errorf("%v, %v", c, err)
+	}
+}
+
+func TestWithToken(t *testing.T) {
+	var elsewhere atomic.Int64
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
+	t.Cleanup(other.Close)
+	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Header.Get("Authorization") != "Bearer secret":
+			rw.WriteHeader(http.StatusUnauthorized)
+		case r.URL.Path == "/moved/api/records/1":
+			http.Redirect(rw, r, other.URL, http.StatusFound)
+		default:
+			io.WriteString(rw, `{"index":1}`)
+		}
+	}))
+	t.Cleanup(s.Close)
+	record := func(base, token string) error {
+		t.Helper()
+		c, err := monitorapi.NewClient(base, nil)
+		if err == nil && token != "" {
+			c, err = c.WithToken(token)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.Record(t.Context(), 1)
+		return err
+	}
+	var p *monitorapi.Problem
+	if err := record(s.URL, ""); !errors.As(err, &p) || p.Status != http.StatusUnauthorized {
+		t.Errorf("without a token: %v", err)
+	}
+	if err := record(s.URL, "secret"); err != nil {
+		t.Errorf("with the token: %v", err)
+	}
+	if err := record(s.URL+"/moved", "secret"); !errors.As(err, &p) || p.Status != http.StatusFound || elsewhere.Load() != 0 {
+		t.Errorf("a redirect: %v, and %d requests elsewhere", err, elsewhere.Load())
+	}
+	c, err := monitorapi.NewClient("http://monitor.example", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.WithToken("secret"); err == nil {
+		t.Error("a token would go to another machine unencrypted")
+	}
+	for _, bad := range []string{"https://:secret@host", "https://x:secret@host?x=y"} {
+		if _, err := monitorapi.NewClient(bad, nil); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", bad, err)
+		}
 	}
 }
