@@ -75,6 +75,13 @@ type Source interface {
 	Tile(level uint8, n uint64, w int) ([]byte, error)
 }
 
+// A BlobSource is a Source that has the components of collateral which it has verified, so that the log needn't be asked
+// for them again.
+type BlobSource interface {
+	// Blob returns the component with a SHA-256.
+	Blob(digest record.Digest) ([]byte, error)
+}
+
 // Config configures [Open]. All fields are required.
 type Config struct {
 	Dir    string // is made if there is none, and belongs to one mirror
@@ -472,7 +479,7 @@ func (m *Mirror) copyBlobs(ctx context.Context, c *record.CollateralLeaf) error 
 			}
 			continue
 		}
-		b, err := m.cfg.Log.Blob(ctx, digest)
+		b, err := m.blob(ctx, digest)
 		if err == nil {
 			if err := m.store.write(blobPath(name), b); err != nil {
 				return err
@@ -491,6 +498,16 @@ func (m *Mirror) copyBlobs(ctx context.Context, c *record.CollateralLeaf) error 
 		m.mu.Unlock()
 	}
 	return nil
+}
+
+// blob returns a component, from the source if it has it, or from the log.
+func (m *Mirror) blob(ctx context.Context, digest record.Digest) ([]byte, error) {
+	if s, ok := m.cfg.Source.(BlobSource); ok {
+		if b, err := s.Blob(digest); err == nil && sha256.Sum256(b) == digest {
+			return b, nil
+		}
+	}
+	return m.cfg.Log.Blob(ctx, digest)
 }
 
 // unanswered reports whether an error says nothing about what the log has.
@@ -516,7 +533,7 @@ func (m *Mirror) blobsAgain(ctx context.Context) error {
 		if err != nil || len(digest) != sha256.Size {
 			continue
 		}
-		b, err := m.cfg.Log.Blob(ctx, record.Digest(digest))
+		b, err := m.blob(ctx, record.Digest(digest))
 		if err != nil {
 			still = append(still, name)
 			continue
