@@ -7,7 +7,7 @@ FUZZTIME ?= 10s
 # Directory with the shared vectors that don't belong to this repository; tests that want them skip when it is absent.
 export AFFIDAVIT_SHARED ?= $(abspath ../shared)
 
-.PHONY: help module build demo test check race fuzz vectors interop bench chaos soak clean signer verifiers supply vuln
+.PHONY: help module build demo test check race fuzz vectors interop bench chaos soak clean signer verifiers supply vuln attacks
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18

@@ -183,3 +183,31 @@ func TestRevokedWhileSending(t *testing.T) {
 		t.Errorf("%s", resp.Status)
 	}
 }
+
+// More readers of bundles than there are slots wait, and are then told to come again; a slot is given back.
+func TestFewAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		h := fewAtOnce(make(chan struct{}, 2), func(w http.ResponseWriter, r *http.Request) error { <-release; return nil })
+		ask := func() error {
+			return h(httptest.NewRecorder(), httptest.NewRequest("GET", "/tile/entries/000", http.NoBody))
+		}
+		done := make(chan error)
+		for range 2 {
+			go func() { done <- ask() }()
+		}
+		synctest.Wait()
+		began := time.Now()
+		if err := ask(); problemFor(err).name != "overloaded" || time.Since(began) != bundleWait {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		go func() { done <- ask() }()
+		time.Sleep(bundleWait / 2)
+		close(release)
+		for range 3 {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}

@@ -191,7 +191,7 @@ func (l *Log) Handler() http.Handler {
 		mux.HandleFunc("POST /add", l.add)
 	}
 	get("/checkpoint", l.getCheckpoint)
-	get("/tile/entries/{path...}", l.getBundle)
+	get("/tile/entries/{path...}", fewAtOnce(make(chan struct{}, bundlesAtOnce), l.getBundle))
 	get("/tile/{level}/{path...}", l.getTile)
 	get("/blob/{digest}", l.getBlob)
 	get("/freshness", l.getFreshness)
@@ -496,6 +496,35 @@ func (l *Log) getTile(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return send(w, r, binaryType, immutable, b)
+}
+
+const (
+	// bundlesAtOnce bounds the entry bundles that are in memory for answers. They have a megabyte or two, and up to 16, and
+	// a client that doesn't read holds one for bundleTime.
+	bundlesAtOnce = 64
+
+	// bundleTime is how long a client may take to read one, and bundleWait how long it waits while too many do.
+	bundleTime = 30 * time.Second
+	bundleWait = 2 * time.Second
+)
+
+// fewAtOnce returns f for as many requests at once as there are slots. More wait a moment, and are then answered 503.
+func fewAtOnce(slots chan struct{}, f func(http.ResponseWriter, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		wait := time.NewTimer(bundleWait)
+		defer wait.Stop()
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+		case <-wait.C:
+			return fmt.Errorf("%w: %d entry bundles are being read", ErrOverloaded, cap(slots))
+		case <-r.Context().Done():
+			return r.Context().Err()
+		}
+		// Not possible with a writer of a test: then there is no client that is slow.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(bundleTime))
+		return f(w, r)
+	}
 }
 
 func (l *Log) getBundle(w http.ResponseWriter, r *http.Request) error {
