@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/affidavit-log/affidavit/client/bundle/judge"
+	"github.com/affidavit-log/affidavit/client/imports"
 	"github.com/affidavit-log/affidavit/client/session"
 	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/verifier"
@@ -23,6 +24,7 @@ type shown struct {
 	unread error // the file couldn't be read
 	err    error // why it shows nothing
 	d      *record.Disclosure
+	signed bool // the record's attested key signed what the action says was answered
 
 	// source is who vouches for the action, the same as for the list that it is in.
 	source verifier.Source
@@ -77,7 +79,12 @@ func (a *answer) show(c *console, disclosures, contents []string) {
 			s.unread = err
 			continue
 		}
-		s.d, s.source, s.err = a.Disclosed(b)
+		if s.d, s.source, s.err = a.Disclosed(b); s.err == nil {
+			// A response that the run's attested key signed.
+			if s.signed, s.err = imports.Signed(a.Finding.Subject.Entry(), s.d.Action); s.err != nil {
+				s.d = nil
+			}
+		}
 	}
 	for _, name := range contents {
 		content := &shownContent{file: name}
@@ -131,6 +138,9 @@ func (a *answer) printDisclosed(c *console) {
 				}
 			}
 			actionFields(act).print(w, "  ")
+			if s.signed {
+				hang(w, "  ", "(The signature in it is by the key that the record's quote commits to. It covers hashes of request and response, which whoever has both can compare.)")
+			}
 			hang(w, "  ", "(That the record's list has exactly this action was checked. What the action says is the word of its source.)")
 		}
 		for _, content := range s.contents {

@@ -35,7 +35,7 @@ func groups() []group {
 	return []group{
 		{"Auditors and customers", []*command{verifyCommand(), reportCommand(), exportCommand(), inspectCommand(), appraiseCommand(), bundleCommand(), gateCommand(), discloseCommand()}},
 		{"With a monitor", []*command{searchCommand(), recallCommand(), reappraiseCommand(), reconcileCommand(), vendorCheckCommand()}},
-		{"Vendors", []*command{keygenCommand(), releaseCommand(), signCommand(), submitCommand(), recordHookCommand()}},
+		{"Vendors", []*command{keygenCommand(), releaseCommand(), signCommand(), submitCommand(), nonceCommand(), importCommand(), recordHookCommand()}},
 		{"Anyone", []*command{logPolicyCommand(), loadCommand(), verifyPageCommand(), completionCommand(), versionCommand(), helpCommand()}},
 	}
 }

@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/signal"
@@ -54,6 +56,7 @@ itself, and "affidavit verify" is what finds a lie later.`,
 			policy := fs.String("log-policy", "", "`FILE` that says whose signatures make an entry logged")
 			fs.BoolVar(&s.bundle, "bundle", false, "also assemble an .affidavit file for each entry")
 			fs.StringVar(&s.dir, "out-dir", "", "`DIR` for the files, instead of beside each entry")
+			fs.StringVar(&s.evidence, "evidence-dir", "", "`DIR` with evidence by its SHA-256, from \"affidavit import\": what the entries name is handed to the log's store first")
 			fs.IntVar(&s.jobs, "jobs", 1, "`N` entries under way at once")
 			plain := plainHTTPFlag(fs)
 			return func(c *console, args []string) (int, error) {
@@ -115,6 +118,8 @@ type submission struct {
 	bundle bool
 	dir    string
 	jobs   int
+
+	evidence string // directory, or empty
 
 	// retrying is told why a request has to be made again. It is set before the first.
 	retrying func(error)
@@ -230,6 +235,9 @@ func (s *submission) output(name string) string {
 
 // one submits an entry, writes its files, and returns what to say about it.
 func (s *submission) one(ctx context.Context, f entryFile) (string, error) {
+	if err := s.putEvidence(ctx, f.entry); err != nil {
+		return "", err
+	}
 	proof, err := s.client.Submit(ctx, f.entry)
 	if err != nil {
 		return "", err
@@ -252,6 +260,35 @@ func (s *submission) one(ctx context.Context, f entryFile) (string, error) {
 	}
 	name = s.output(f.name) + ".affidavit"
 	return line + " " + name, writeFile(name, file)
+}
+
+// putEvidence hands the log what an entry names by digest, as far as it is in the
+// directory. The log forgets what no entry names, so that it comes before the entry.
+func (s *submission) putEvidence(ctx context.Context, e *record.Entry) error {
+	if s.evidence == "" {
+		return nil
+	}
+	for _, ev := range e.Evidence {
+		ref, err := ev.Ref()
+		if err != nil {
+			continue
+		}
+		name := filepath.Join(s.evidence, hexed(ref.SHA256[:]))
+		b, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fileError(name, err)
+		}
+		if sha256.Sum256(b) != ref.SHA256 {
+			return fmt.Errorf("%s: its SHA-256 is not its name", name)
+		}
+		if err := s.client.PutEvidence(ctx, b); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // submitStatus returns the exit status for an error of a submission, and whether
