@@ -355,6 +355,13 @@ func (l *Log) admit(vendor string, e *record.Entry) (*verifier.Admitted, record.
 			return t.loggedAt, t.cp, ok
 		},
 	}
+	if ref, ok := l.startElsewhere(e.Statement()); ok {
+		at, ok, err := l.previous.start(context.Background(), ref)
+		if err != nil {
+			return nil, record.Digest{}, err
+		}
+		adm.PreviousStart = func(record.StatementRef) (time.Time, bool) { return at, ok }
+	}
 	judge := func(set *tdx.Set) (*verifier.Admitted, error) {
 		now := l.cfg.now()
 		judged := now

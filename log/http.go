@@ -75,6 +75,7 @@ var problems = map[string]struct {
 	"not-genuine":            {http.StatusUnprocessableEntity, "The entry isn't genuine"},
 	"stale-freshness":        {http.StatusUnprocessableEntity, "The statement was made after a checkpoint that is too old"},
 	"unknown-freshness":      {http.StatusUnprocessableEntity, "The statement was made after a checkpoint that isn't in this log"},
+	"unknown-start":          {http.StatusUnprocessableEntity, "The session was started in another log, which doesn't have the start, or whose sessions don't end here"},
 	"no-collateral":          {http.StatusUnprocessableEntity, "There is no collateral to judge the quote by"},
 	"unknown-key":            {http.StatusUnprocessableEntity, "The key isn't known to be the vendor's"},
 	"quota-exceeded":         {http.StatusTooManyRequests, "Too many submissions"},
@@ -194,6 +195,8 @@ func (l *Log) Handler() http.Handler {
 	get("/tile/entries/{path...}", fewAtOnce(make(chan struct{}, bundlesAtOnce), l.getBundle))
 	get("/tile/{level}/{path...}", l.getTile)
 	get("/blob/{digest}", l.getBlob)
+	mux.HandleFunc("PUT /evidence/{digest}", l.putEvidence)
+	get("/evidence/{digest}", l.getEvidence)
 	get("/freshness", l.getFreshness)
 	get("/frozen", l.getFrozen)
 	get("/proof/{index}", l.getProof)
@@ -341,6 +344,9 @@ func (l *Log) tryAdd(w http.ResponseWriter, r *http.Request) (string, error) {
 	added, err := l.submit(ctx, v, e)
 	if err != nil {
 		return "", err
+	}
+	if err := l.cfg.Evidence.keep(e); err != nil {
+		l.logger.Error("evidence that an entry names may be lost", "index", added.index, "err", err)
 	}
 	index := added.index
 	// Waiting for a checkpoint is cheap; what is in flight is only what costs.

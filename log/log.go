@@ -96,8 +96,16 @@ type Config struct {
 	// Archive is asked for the collateral of the past, for imports. It defaults to Collateral.
 	Archive pcs.Source
 
-	// AllowImports admits evidence/v1: quotes that aren't bound to a statement.
+	// PreviousShard is the URL prefix of the log of the year before, record.NextShard, if sessions that were started there
+	// may end here. Its keys are in LogPolicy. Without it they may not.
+	PreviousShard string
+
+	// AllowImports admits evidence that isn't bound to a statement, or to a key only: entries of profiles for which
+	// record.Profile.Import holds.
 	AllowImports bool
+
+	// Evidence keeps evidence that is too large for a leaf, see OpenEvidence. With nil nothing is kept.
+	Evidence *EvidenceStore
 
 	// CheckpointInterval is the least time between two checkpoints. After a pause the next one comes at once. It
 	// defaults to one second, and must not be less than what the witnesses allow.
@@ -183,7 +191,8 @@ type Log struct {
 	times    *timekeeper
 	verifier *verifier.Verifier
 	metrics  *metrics
-	frozen   *frozen // nil unless the log has ended; set once
+	frozen   *frozen   // nil unless the log has ended; set once
+	previous *previous // nil if no sessions of another log end here
 	claims   claims
 	zipped   *lru.Cache[bundleKey, []byte]
 	flight   *places       // of submissions in flight
@@ -398,6 +407,9 @@ func Open(ctx context.Context, c Config) (_ *Log, err error) {
 	l := &Log{cfg: c, logger: c.Logger, verifier: verifier.New(c.Root), flight: newPlaces(c.MaxInFlight), judging: make(chan struct{}, runtime.GOMAXPROCS(0)), haltedc: make(chan struct{}), ended: make(chan struct{}), zipped: newZipped()}
 	l.claims.m = make(map[record.Digest]*claim)
 	l.metrics = newMetrics(c.Registry, l)
+	if l.previous, err = newPrevious(&c); err != nil {
+		return nil, err
+	}
 	if c.Role.admits() {
 		if l.vendors, err = newVendors(c.VendorsFile); err != nil {
 			return nil, err

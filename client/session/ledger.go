@@ -430,7 +430,8 @@ func (l *ledger) fresh(ctx context.Context, size uint64) (record.Freshness, erro
 		if err != nil {
 			return record.Freshness{}, err
 		}
-		if f.Size >= size {
+		// The shard before has its own checkpoints, which covered the start when it was logged.
+		if f.Size >= size || l.start.logged && record.NextShard(l.start.origin, f.Origin) {
 			return f.Freshness, nil
 		}
 		if err := l.cfg.pause(ctx, d); err != nil {

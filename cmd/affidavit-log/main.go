@@ -186,6 +186,7 @@ func (o *options) config(ctx context.Context, ring *keys.Ring, logger *slog.Logg
 		AllowQuorumNone:    o.allowQuorumNone,
 		VendorsFile:        o.vendors,
 		AllowImports:       o.allowImports,
+		PreviousShard:      o.previousShard,
 		CheckpointInterval: o.checkpointInterval,
 		TimeInterval:       o.timeInterval,
 		MaxFreshnessAge:    o.maxFreshnessAge,
@@ -274,7 +275,7 @@ type options struct {
 	origin, storage, logPolicy, vendors, root string
 	stateDir, database, role                  string
 	listen, metricsListen                     string
-	pcsURL, collateralDir                     string
+	pcsURL, collateralDir, previousShard      string
 	passphraseFile                            string
 	keys, agentKeys, appraisers               []string
 	init, allowQuorumNone, allowImports       bool
@@ -288,7 +289,7 @@ type options struct {
 }
 
 const usage = `affidavit-log runs a transparency log of attestation records, or with "check" audits what one
-has stored, and with "freeze" ends one for good.
+has stored, with "migrate" moves one to another storage, and with "freeze" ends one for good.
 
   affidavit-log --origin NAME --key FILE [--key FILE] --storage posix:DIR
       --log-policy FILE --vendors FILE --listen ADDR [--metrics-listen ADDR] [--init]
@@ -340,6 +341,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.StringVar(&o.root, "root", "", "`FILE` (PEM or DER) with the root that quotes are verified under, instead of Intel's; for tests and demonstrations")
 	s.StringVar(&o.pcsURL, "pcs-url", "", "`URL` of Intel's PCS or of a PCCS; Intel's is the default unless --collateral-dir is given")
 	s.StringVar(&o.collateralDir, "collateral-dir", "", "`DIR` with collateral as JSON files: all there is, or with --pcs-url the archive for imports")
+	s.StringVar(&o.previousShard, "previous-shard", "", "`URL` of the log of the year before (its keys are in the log policy, too): sessions that were started there may end here, for seven days")
 	s.BoolVar(&o.allowImports, "allow-imports", false, "admit evidence that isn't bound to a statement (evidence/v1), judged at the time it was collected")
 	s = f.In("Times and limits")
 	s.DurationVar(&o.checkpointInterval, "checkpoint-interval", time.Second, "least time between checkpoints; not less than the witnesses allow")

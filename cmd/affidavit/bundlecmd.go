@@ -17,7 +17,7 @@ import (
 func bundleCommand() *command {
 	return &command{
 		name:  "bundle",
-		usage: []string{"--log URL [--log-policy FILE] [--appraisal-policy FILE] [--out FILE] INDEX|STATEMENT-DIGEST"},
+		usage: []string{"--log URL [--log-policy FILE] [--appraisal-policy FILE] [--previous-log URL] [--out FILE] INDEX|STATEMENT-DIGEST"},
 		short: "fetch the .affidavit file of a logged record",
 		about: `Fetches a record and everything that it refers to from a log, with proofs under the
 newest checkpoint, and writes one .affidavit file. The record is named by its index in
@@ -29,7 +29,11 @@ that proves by when it was logged.
 
 If the appraisal policy by which the file will be judged requires appraisers, give it
 with --appraisal-policy: they cosign what is published a little later, and the file is
-written once they have.`,
+written once they have.
+
+A session that ended in the first days of a log of a year may have begun in the log of
+the year before, which --previous-log then names. The file has proofs from both, and
+the log policy that it is verified under has lines for both.`,
 		trusts: `With --log-policy, the keys that it lists. Without it nothing: the file is only as
 good as "affidavit verify" finds it to be.`,
 		examples: `  affidavit bundle --log https://log.example.org/2026 --out session.affidavit 73934
@@ -47,6 +51,7 @@ good as "affidavit verify" finds it to be.`,
 			policy := fs.String("log-policy", "", "`FILE` that says whose signatures make a record logged")
 			appraisal := fs.String("appraisal-policy", "", "`FILE` whose appraisers must have cosigned the log's checkpoint")
 			wait := fs.Duration("wait", time.Minute, "`TIME` to wait for the appraisers at most")
+			previous := fs.String("previous-log", "", "`URL` of the log of the year before, in which the session may have begun")
 			out := fs.String("out", "", "`FILE` to write (default the argument with .affidavit)")
 			return func(c *console, args []string) (int, error) {
 				if err := require(fs, "log"); err != nil {
@@ -78,6 +83,11 @@ good as "affidavit verify" finds it to be.`,
 						cfg.Appraisers = append(cfg.Appraisers, key)
 					}
 					cfg.AppraisersWait = *wait
+				}
+				if *previous != "" {
+					if cfg.Previous, err = client.New(*previous, cfg); err != nil {
+						return 0, usagef("--previous-log: %v", err)
+					}
 				}
 				l, err := client.New(*url, cfg)
 				if err != nil {
