@@ -372,20 +372,41 @@ func (m *Monitor) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
+	// Witnesses are asked meanwhile: a poll that somebody waits for, such as an appraiser, is not to wait for the slowest.
+	heard := make(chan []witnessAnswer, 1)
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel()
+	asked := false
 	t := time.NewTimer(0)
 	defer t.Stop()
 	for {
+		all := false
+		var err error
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case answers := <-heard:
+			asked = false
+			err = m.heard(ctx, answers)
 		case <-m.kick:
+			err = m.look(ctx, false, false)
 		case <-t.C:
+			all = true
+			err = m.look(ctx, false, true)
 		}
-		if err := m.Step(ctx); err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil {
 			if m.broken() {
 				return err
 			}
 			m.cfg.Logger.Warn("poll", "log", m.cfg.Origin, "err", err)
+		}
+		if !all {
+			continue
+		}
+		if !asked {
+			asked = true
+			asking.Go(func() { heard <- m.askWitnesses(ctx) })
 		}
 		t.Reset(m.cfg.Interval)
 	}

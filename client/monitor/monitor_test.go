@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -299,4 +300,44 @@ func FuzzOpen(f *testing.F) {
 			t.Errorf("two encodings:\n%x\n%x", b, got)
 		}
 	})
+}
+
+// Who waits for the audit doesn't wait for a witness that doesn't answer.
+func TestSlowWitness(t *testing.T) {
+	l := newLab(t, witnesses)
+	release := make(chan struct{})
+	asked := make(chan struct{}, 10)
+	slow := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		<-release
+		http.NotFound(rw, r)
+	}))
+	t.Cleanup(slow.Close)
+	free := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(free)
+	l.Publish(l.Now)
+	m := l.open(func(c *Config) { c.Witnesses = []Witness{{Name: "slow", URL: slow.URL}} })
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- m.Run(ctx) }()
+	<-asked
+	for range 3 {
+		l.session()
+		l.Publish(l.Now)
+		if err := m.WaitVerified(ctx, l.Size()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(asked); n > 0 {
+		t.Errorf("the witness was asked %d times more, though it hasn't answered", n)
+	}
+	if w := m.Status().Witnesses; len(w) > 0 && w[0].Error != "" {
+		t.Errorf("witness: %+v", w)
+	}
+	free()
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	l.wantNone()
 }

@@ -45,7 +45,10 @@ const (
 // Step polls once: it reads the newest checkpoint, audits what is new, and asks the witnesses what they have seen. The
 // error says what kept it from that, such as a log that can't be reached; what a log does wrong is a finding and no
 // error. A log that contradicts itself is followed no further until it continues what was audited, see [Status.Halted].
-func (m *Monitor) Step(ctx context.Context) error {
+func (m *Monitor) Step(ctx context.Context) error { return m.look(ctx, true, true) }
+
+// look polls once, and asks the others too, if it is told to.
+func (m *Monitor) look(ctx context.Context, witnesses, pcs bool) error {
 	m.stepping.Lock()
 	defer m.stepping.Unlock()
 	if m.db == nil {
@@ -54,7 +57,7 @@ func (m *Monitor) Step(ctx context.Context) error {
 	if m.failed != nil {
 		return m.failed
 	}
-	err := m.step(ctx)
+	err := m.step(ctx, witnesses, pcs)
 	if err != nil && ctx.Err() != nil {
 		return err
 	}
@@ -67,7 +70,7 @@ func (m *Monitor) Step(ctx context.Context) error {
 	return err
 }
 
-func (m *Monitor) step(ctx context.Context) error {
+func (m *Monitor) step(ctx context.Context, witnesses, pcs bool) error {
 	err := m.poll(ctx)
 	standing := m.st.Standing // a log that says nothing has taken nothing back
 	if l := (*lie)(nil); errors.As(err, &l) {
@@ -80,8 +83,13 @@ func (m *Monitor) step(ctx context.Context) error {
 	if m.failed != nil {
 		return m.failed
 	}
-	werr := m.askWitnesses(ctx)
-	perr := m.askPCS(ctx)
+	var werr, perr error
+	if witnesses {
+		werr = m.judgeWitnesses(ctx, m.askWitnesses(ctx))
+	}
+	if pcs {
+		perr = m.askPCS(ctx)
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -339,14 +347,16 @@ type shown struct {
 	Seen    seenCheckpoint `json:"seen"`
 }
 
-// askWitnesses compares the checkpoints that witnesses have seen with what was audited.
-func (m *Monitor) askWitnesses(ctx context.Context) error {
-	type answer struct {
-		note []byte
-		kept [][]byte // notes that the witness didn't cosign, and kept
-		err  error
-	}
-	answers := make([]answer, len(m.cfg.Witnesses))
+// A witnessAnswer is what a witness shows.
+type witnessAnswer struct {
+	note []byte
+	kept [][]byte // notes that the witness didn't cosign, and kept
+	err  error
+}
+
+// askWitnesses reads what the witnesses show, in their order. It needs no lock, and takes as long as the slowest of them.
+func (m *Monitor) askWitnesses(ctx context.Context) []witnessAnswer {
+	answers := make([]witnessAnswer, len(m.cfg.Witnesses))
 	var wg sync.WaitGroup
 	for i, w := range m.cfg.Witnesses {
 		wg.Go(func() {
@@ -361,6 +371,24 @@ func (m *Monitor) askWitnesses(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
+	return answers
+}
+
+// heard judges what witnesses have answered in the meantime.
+func (m *Monitor) heard(ctx context.Context, answers []witnessAnswer) error {
+	m.stepping.Lock()
+	defer m.stepping.Unlock()
+	if m.db == nil {
+		return errClosed
+	}
+	if m.failed != nil {
+		return m.failed
+	}
+	return m.judgeWitnesses(ctx, answers)
+}
+
+// judgeWitnesses compares the checkpoints that witnesses have seen with what was audited.
+func (m *Monitor) judgeWitnesses(ctx context.Context, answers []witnessAnswer) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
