@@ -603,4 +603,65 @@ func BenchmarkQuestions(b *testing.B) {
 			b.ReportMetric(b.Elapsed().Seconds()/float64(b.N), "s/recall")
 		})
 	}
+	question := func(name string, records int, f func(r *reader) error) {
+		b.Run(name, func(b *testing.B) {
+			defer cpuPerOp(b)()
+			for b.Loop() {
+				r, err := newReader(s.db.NewSnapshot(), monitorapi.State{Size: s.size})
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := f(r); err != nil {
+					b.Fatal(err)
+				}
+				r.close()
+			}
+			b.ReportMetric(float64(records)*float64(b.N)/b.Elapsed().Seconds(), "records/s")
+		})
+	}
+
+	// Each of the evidence classes gets a quote, which today's collateral is about.
+	room := newMachineRoom(b, rng, 20)
+	for class := range uint64(500) {
+		p := room.platforms[rng.IntN(len(room.platforms))]
+		v := append(appendString(nil, familyOf(lowerHex(p.FMSPC()), p.CA())), roomQuote(b, rng, p)...)
+		if err := s.db.Set(classKey(made('e', class)), v, pebble.NoSync); err != nil {
+			b.Fatal(err)
+		}
+	}
+	now := roomFrom.AddDate(0, 1, 0)
+	today, err := newToday(room.root, room.sets(b, rng, now, 1), now)
+	if err != nil {
+		b.Fatal(err)
+	}
+	question("reappraise", n, func(r *reader) error {
+		sum, err := r.reappraise(b.Context(), monitorapi.ReappraiseQuery{Limit: 1000}, today.judge(r), func(*monitorapi.Reappraised) bool { return true })
+		if err == nil && (sum.Examined != uint64(n) || sum.Listed == 0) {
+			err = fmt.Errorf("%+v", sum)
+		}
+		return err
+	})
+
+	// A customer with ten thousand sessions, or as many as there are.
+	list := &monitorapi.ReconcileRequest{Tenants: []Hash{made('t', 5)}}
+	for k := range uint64(min(10_000, n/3)) {
+		session := k * (uint64(n) / 3) / uint64(min(10_000, n/3))
+		list.Rows = append(list.Rows, monitorapi.ReconcileRow{
+			Session: made('s', session), Vendor: fmt.Sprintf("https://vendor-%d.example", session%7), Started: at,
+		})
+	}
+	question("reconcile", len(list.Rows), func(r *reader) error {
+		sum, err := r.reconcile(b.Context(), list, func(*monitorapi.Reconciled) bool { return true })
+		if err == nil && (sum.Missing > 0 || sum.Surplus == 0) {
+			err = fmt.Errorf("%+v", sum)
+		}
+		return err
+	})
+	question("vendor-check", n/7, func(r *reader) error {
+		c, err := r.vendorCheck(b.Context(), monitorapi.VendorCheckQuery{Vendor: "https://vendor-3.example"})
+		if err == nil && c.Records.Of < uint64(n)/8 {
+			err = fmt.Errorf("%+v", c)
+		}
+		return err
+	})
 }
