@@ -54,6 +54,7 @@ type assembler struct {
 	leaves  map[uint64]record.Leaf
 	queue   []uint64
 	blobs   map[record.Digest][]byte
+	bundled int            // bytes of evidence in blobs
 	size    uint64         // of the largest checkpoint seen
 	before  *bundle.Bundle // from the shard before, nil if nothing is there
 }
@@ -139,6 +140,9 @@ func (a *assembler) follow(ctx context.Context, index uint64) error {
 			if err := a.vendorKey(ctx, leaf.Entry); err != nil {
 				return err
 			}
+		}
+		if err := a.evidence(ctx, leaf.Entry); err != nil {
+			return err
 		}
 		return a.statement(ctx, index, leaf.Entry.Statement())
 	}

@@ -361,6 +361,11 @@ func (s *state) link() error {
 				blobs[digest] = true
 			}
 		case *record.RecordLeaf:
+			for _, ev := range leaf.Entry.Evidence {
+				if ref, err := ev.Ref(); err == nil {
+					blobs[ref.SHA256] = true
+				}
+			}
 			reach(s.byCollateral[leaf.Collateral])
 			if f := leaf.Entry.Statement().Freshness(); f != nil {
 				reach(s.byNote[f.Note])
@@ -398,7 +403,7 @@ func (s *state) link() error {
 	}
 	for digest := range s.b.Blobs {
 		if !blobs[digest] {
-			return notProven(RuleUnlinked, nil, "no collateral leaf names the blob %x", digest)
+			return notProven(RuleUnlinked, nil, "no collateral leaf, and no record, names the blob %x", digest)
 		}
 	}
 	return nil
@@ -555,7 +560,7 @@ func (s *state) checkRecords() error {
 
 // checkRecord modifies l, and nothing else that others read.
 func (s *state) checkRecord(l *Leaf, set *tdx.Set) error {
-	in := verifier.Input{Entry: l.Entry(), Collateral: set, At: l.judgedAt()}
+	in := verifier.Input{Entry: l.Entry(), Collateral: set, At: l.judgedAt(), Evidence: s.b.Blobs}
 	if err := s.checkFreshness(l); err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ const (
 	MaxSize = 16 << 20
 	// MaxProofs is the largest number of leaves in a bundle.
 	MaxProofs = 64
-	// MaxBlobs is the largest number of collateral components in a bundle: 36 whole sets of seven.
+	// MaxBlobs is the largest number of collateral components and evidence in a bundle: 36 whole sets of seven.
 	MaxBlobs = 256
 	// MaxConsistency is the largest number of consistency proofs in a bundle: one for each leaf, were all time leaves.
 	MaxConsistency = MaxProofs
@@ -100,7 +100,7 @@ type Bundle struct {
 	// same in all of them.
 	Proofs []*checkpoint.Proof
 
-	// Blobs holds components of collateral by their SHA-256.
+	// Blobs holds components of collateral, and evidence that records name by digest, by their SHA-256.
 	Blobs map[record.Digest][]byte
 
 	// Consistency holds, by size, proofs that the tree of that size is a prefix of the checkpoint's: one for each
