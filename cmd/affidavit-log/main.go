@@ -180,12 +180,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // config turns flags into the log's configuration. The client is nil unless a collateral service is used.
 func (o *options) config(ctx context.Context, ring *keys.Ring, logger *slog.Logger) (*sessionlog.Config, *pcs.Client, error) {
+	evidence, err := o.evidence.open()
+	if err != nil {
+		return nil, nil, err
+	}
 	c := &sessionlog.Config{
 		Origin:             o.origin,
 		Create:             o.init,
 		AllowQuorumNone:    o.allowQuorumNone,
 		VendorsFile:        o.vendors,
 		AllowImports:       o.allowImports,
+		Evidence:           evidence,
 		PreviousShard:      o.previousShard,
 		CheckpointInterval: o.checkpointInterval,
 		TimeInterval:       o.timeInterval,
@@ -279,6 +284,7 @@ type options struct {
 	passphraseFile                            string
 	keys, agentKeys, appraisers               []string
 	init, allowQuorumNone, allowImports       bool
+	evidence                                  evidenceOptions
 	checkpointInterval, timeInterval          time.Duration
 	maxFreshnessAge, admitLate, maxWait       time.Duration
 	maxInFlight, witnessBudget                int
@@ -342,7 +348,8 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, int, bool) {
 	s.StringVar(&o.pcsURL, "pcs-url", "", "`URL` of Intel's PCS or of a PCCS; Intel's is the default unless --collateral-dir is given")
 	s.StringVar(&o.collateralDir, "collateral-dir", "", "`DIR` with collateral as JSON files: all there is, or with --pcs-url the archive for imports")
 	s.StringVar(&o.previousShard, "previous-shard", "", "`URL` of the log of the year before (its keys are in the log policy, too): sessions that were started there may end here, for seven days")
-	s.BoolVar(&o.allowImports, "allow-imports", false, "admit evidence that isn't bound to a statement (evidence/v1), judged at the time it was collected")
+	s.BoolVar(&o.allowImports, "allow-imports", false, "admit evidence that isn't bound to a statement, or to a key only (FORMAT.md, section 4); evidence/v1 is judged at the time it was collected")
+	o.evidence.flags(s)
 	s = f.In("Times and limits")
 	s.DurationVar(&o.checkpointInterval, "checkpoint-interval", time.Second, "least time between checkpoints; not less than the witnesses allow")
 	s.DurationVar(&o.timeInterval, "time-interval", time.Minute, "time between time leaves while there is traffic")
