@@ -511,7 +511,7 @@ const (
 
 	// bundleTime is how long a client may take to read one, and bundleWait how long it waits while too many do.
 	bundleTime = 30 * time.Second
-	bundleWait = 2 * time.Second
+	bundleWait = 100 * time.Millisecond
 )
 
 // fewAtOnce returns f for as many requests at once as there are slots. More wait a moment, and are then answered 503.

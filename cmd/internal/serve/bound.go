@@ -12,7 +12,7 @@ import (
 
 // A bound is a listener with at most max connections open. It never keeps a client waiting for another's to end: to take
 // one more, it closes the connection that has waited longest for its client, be it for a request, for the rest of one, for
-// a handshake, or that the client goes away. Somebody who opens connections and does nothing with them so closes their own,
+// a handshake, that the client reads its answer, or goes away. Somebody who opens connections and does nothing with them so closes their own,
 // and clients that talk are served. Only if all of them wait for us is a new one closed.
 type bound struct {
 	net.Listener
@@ -31,6 +31,7 @@ type conn struct {
 	closed bool
 	place  *list.Element // in b.idle; nil while we are at work for it
 	work   int           // requests that we have got whole, and haven't answered
+	writes int           // that are under way: until they end, we wait for the client to read
 }
 
 func (b *bound) Accept() (net.Conn, error) {
@@ -106,9 +107,26 @@ func (c *conn) begin() {
 func (c *conn) end() {
 	c.b.mu.Lock()
 	defer c.b.mu.Unlock()
-	if c.work--; c.work == 0 && !c.closed {
+	if c.work--; c.work == 0 && c.place == nil && !c.closed {
 		c.place = c.b.idle.PushBack(c)
 	}
+}
+
+// Write says that we wait for the client until it has ended: one that doesn't read its answer makes room for others, too.
+func (c *conn) Write(p []byte) (int, error) {
+	c.b.mu.Lock()
+	if c.writes++; c.place == nil && !c.closed {
+		c.place = c.b.idle.PushBack(c)
+	}
+	c.b.mu.Unlock()
+	n, err := c.Conn.Write(p)
+	c.b.mu.Lock()
+	if c.writes--; c.writes == 0 && c.work > 0 && c.place != nil {
+		c.b.idle.Remove(c.place)
+		c.place = nil
+	}
+	c.b.mu.Unlock()
+	return n, err
 }
 
 // stir says that c has done something: it is the last to be closed.

@@ -93,7 +93,9 @@ func started(t testing.TB, f *Front, h http.Handler) (addr string) {
 
 func fixed(text string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, err := io.Copy(io.Discard, r.Body); err == nil {
+		if r.URL.Path == "/large" {
+			w.Write(make([]byte, 16<<20)) // more than sockets hold
+		} else if _, err := io.Copy(io.Discard, r.Body); err == nil {
 			io.WriteString(w, text)
 		}
 	})
@@ -249,12 +251,13 @@ func ask(addr, body string) (string, error) {
 func TestConnections(t *testing.T) {
 	const most = 16
 	for name, first := range map[string]string{
-		"nothing":             "",
-		"half a header":       "POST / HTTP/1.1\r\nHost: x\r\nX: ",
-		"half a body":         "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx",
-		"a chunk of many":     "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
-		"a request, and idle": "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
-		"half a huge chunk":   "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffff\r\nx",
+		"nothing":                   "",
+		"half a header":             "POST / HTTP/1.1\r\nHost: x\r\nX: ",
+		"half a body":               "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx",
+		"a chunk of many":           "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
+		"a request, and idle":       "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+		"a request, and no reading": "GET /large HTTP/1.1\r\nHost: x\r\n\r\n",
+		"half a huge chunk":         "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffff\r\nx",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -277,7 +280,7 @@ func TestConnections(t *testing.T) {
 			open := 0
 			for _, c := range conns {
 				c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-				if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+				if _, err := io.Copy(io.Discard, io.LimitReader(c, 1<<20)); errors.Is(err, os.ErrDeadlineExceeded) {
 					open++
 				}
 			}
