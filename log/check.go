@@ -300,10 +300,10 @@ func (a *audit) heads(ctx context.Context) error {
 			return err
 		}
 		lines := strings.Split(string(b), "\n")
-		if origin, ok := strings.CutPrefix(lines[min(1, len(lines)-1)], "origin "); ok && lines[0] == "affidavit-log/v1" {
+		if origin, ok := strings.CutPrefix(lines[min(1, len(lines)-1)], "origin "); ok && lines[0] == metaVersion {
 			a.report.Origin = origin
 		} else {
-			a.add(MetaInvalid, CheckDamage, meta, nil, "it isn't of a log of this version")
+			a.add(MetaInvalid, CheckDamage, meta, nil, "it begins with %.40q, and this command knows logs of version %s", lines[0], metaVersion)
 		}
 	}
 	for attempt := 0; ; attempt++ {

@@ -173,7 +173,7 @@ func (s *store) check(path string) error {
 			}
 		}
 		if f := tx.Bucket(bucketMeta).Get([]byte("format")); string(f) != stateFormat {
-			return fmt.Errorf("state %s: format %.60q, want %q", path, f, stateFormat)
+			return fmt.Errorf("state %s is of version %.60q, and this witness knows %q: use one that knows the state's version, never a new state", path, f, stateFormat)
 		}
 		return nil
 	})

@@ -43,6 +43,9 @@ var ErrCursor = errors.New("not a cursor of affidavit export")
 func ParseCursor(b []byte) (Cursor, error) {
 	var c Cursor
 	lines := strings.Split(string(b), "\n")
+	if version, ok := strings.CutPrefix(lines[0], cursorHeader[:len(cursorHeader)-1]); ok && lines[0] != cursorHeader {
+		return c, fmt.Errorf("%w of this version: it is of version %.20q, and this command knows 1", ErrCursor, version)
+	}
 	if len(b) > 1024 || lines[0] != cursorHeader {
 		return c, ErrCursor
 	}

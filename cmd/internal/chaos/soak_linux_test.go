@@ -185,11 +185,6 @@ func TestSoak(t *testing.T) {
 	load.Wait()
 	_, acked := w.alive()
 	t.Logf("%v: %d leaves, %d records acknowledged, %d sessions, %d answers to readers, witnesses were gone %d times", time.Since(began).Round(time.Second), w.leaves.End(), acked, len(w.sessions), pages, gone)
-	w.checkMonitor()
-	t.Logf("%d findings, %d events", len(w.findings), w.checkExporter())
-	t.Logf("%d actions", w.checkRecorder())
-	w.checkStorage()
-
 	// The middle third is compared with the last: what grows with time, and not only with the log, shows.
 	var b bytes.Buffer
 	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -227,4 +222,8 @@ func TestSoak(t *testing.T) {
 	}
 	tw.Flush()
 	t.Logf("the most in the second and in the last third:\n%s", b.String())
+	w.checkMonitor()
+	t.Logf("%d findings, %d events", len(w.findings), w.checkExporter())
+	t.Logf("%d actions", w.checkRecorder())
+	w.checkStorage()
 }

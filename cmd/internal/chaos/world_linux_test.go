@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -97,7 +98,10 @@ type shape struct {
 	witnesses, quorum           int
 	monitor, recorder, exporter bool
 	checkpoint, time            time.Duration
-	storage                     string // directory for the log; made by newWorld if empty
+	dir                         string // where everything is; a temporary directory if empty
+
+	// from is a directory with a world of before, as an earlier version has left it. It is copied, and goes on.
+	from string
 }
 
 // newWorld starts a world.
@@ -107,14 +111,21 @@ func newWorld(t testing.TB, s shape) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if s.dir == "" {
+		s.dir = t.TempDir()
+	}
 	w := &world{
-		t: t, dir: t.TempDir(), bin: bin, submitted: make(map[record.Digest]*record.Entry), acked: make(map[record.Digest]ack), sessions: make(map[string]*agentSession),
+		t: t, dir: s.dir, bin: bin, submitted: make(map[record.Digest]*record.Entry), acked: make(map[record.Digest]ack), sessions: make(map[string]*agentSession),
 		leaves: ranges.NewEmptyRange(0), seen: make(map[record.Digest]ack), watchedAt: make(map[uint64]bool), cosigned: make(map[string]uint64),
 	}
 	since := time.Now().Add(-time.Hour).Truncate(time.Second)
+	if s.from != "" {
+		since = w.copyFrom(s.from)
+	}
+	w.write("since", fmt.Appendln(nil, since.Unix()))
 	w.pki = tdxsim.NewPKI([]byte(seed), since)
 	w.platform = w.pki.NewPlatform(tdxsim.PlatformOptions{})
-	pcs := httptest.NewServer(w.pki.PCS(tdxsim.PCSOptions{}))
+	pcs := httptest.NewServer(w.pki.PCS(tdxsim.PCSOptions{Sets: []tdxsim.CollateralOptions{{IssueDate: time.Now().Add(-time.Hour).Truncate(time.Second)}}}))
 	t.Cleanup(pcs.Close)
 	w.pcsURL = pcs.URL
 	w.write("root.pem", w.pki.RootPEM())
@@ -123,8 +134,10 @@ func newWorld(t testing.TB, s shape) *world {
 		t.Fatal(err)
 	}
 	w.write("token", []byte(token+"\n"))
-	w.write("vendors.yaml", fmt.Appendf(nil, "vendors:\n  - id: %s\n    token-sha256: %x\n    release-keys: [%s]\n    quota: {rate: 100000, burst: 100000}\n",
-		vendorID, sha256.Sum256([]byte(token)), base64.StdEncoding.EncodeToString(record.SPKI(release.Public().(ed25519.PublicKey)))))
+	if s.from == "" {
+		w.write("vendors.yaml", fmt.Appendf(nil, "vendors:\n  - id: %s\n    token-sha256: %x\n    release-keys: [%s]\n    quota: {rate: 100000, burst: 100000}\n",
+			vendorID, sha256.Sum256([]byte(token)), base64.StdEncoding.EncodeToString(record.SPKI(release.Public().(ed25519.PublicKey)))))
+	}
 	w.write("watch", fmt.Appendf(nil, "tenant %x\n", watched))
 
 	var policy, list bytes.Buffer
@@ -143,9 +156,12 @@ func newWorld(t testing.TB, s shape) *world {
 		k := w.key(checkpoint.CosignatureEd25519, name, fmt.Sprintf("w%d.key", i))
 		d := w.daemon(fmt.Sprintf("witness%d", i), true, "affidavit-witness", "--name", name, "--key", fmt.Sprintf("w%d.key", i), "--state", fmt.Sprintf("w%d/state.db", i),
 			"--log-list", "logs", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
-		d.once, d.state = []string{"--init"}, filepath.Join(w.dir, fmt.Sprintf("w%d", i))
-		if err := os.Mkdir(d.state, 0o700); err != nil {
-			t.Fatal(err)
+		d.state = filepath.Join(w.dir, fmt.Sprintf("w%d", i))
+		if s.from == "" {
+			d.once = []string{"--init"}
+			if err := os.Mkdir(d.state, 0o700); err != nil {
+				t.Fatal(err)
+			}
 		}
 		w.witnesses = append(w.witnesses, d)
 		fmt.Fprintf(&policy, "witness w%d %s %s\n", i, k.VKey(), d.front.url())
@@ -160,13 +176,13 @@ func newWorld(t testing.TB, s shape) *world {
 	if w.policy, err = checkpoint.ParsePolicy(policy.Bytes()); err != nil {
 		t.Fatal(err)
 	}
-	if s.storage == "" {
-		s.storage = filepath.Join(w.dir, "log")
-	}
-	w.log = w.daemon("log", true, "affidavit-log", "--origin", origin, "--key", "log1.key", "--key", "log6.key", "--storage", "posix:"+s.storage,
+	storage := filepath.Join(w.dir, "log")
+	w.log = w.daemon("log", true, "affidavit-log", "--origin", origin, "--key", "log1.key", "--key", "log6.key", "--storage", "posix:"+storage,
 		"--log-policy", "policy", "--vendors", "vendors.yaml", "--root", "root.pem", "--pcs-url", w.pcsURL, "--checkpoint-interval", s.checkpoint.String(),
 		"--time-interval", s.time.String(), "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--allow-quorum-none")
-	w.log.once, w.log.state = []string{"--init"}, s.storage
+	if w.log.state = storage; s.from == "" {
+		w.log.once = []string{"--init"}
+	}
 	hc := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: 30 * time.Second}
 	t.Cleanup(hc.CloseIdleConnections)
 	if w.client, err = client.New(w.log.front.url(), client.Config{Token: token, LogPolicy: w.policy, HTTPClient: hc}); err != nil {
@@ -183,7 +199,7 @@ func newWorld(t testing.TB, s shape) *world {
 	if s.exporter {
 		w.exporter = w.daemon("exporter", false, "affidavit", "export", "--follow", "--monitor", w.monitor.front.url(), "--interval", "100ms", "--out", "export/events", "--cursor", "export/cursor")
 		w.exporter.state = filepath.Join(w.dir, "export")
-		if err := os.Mkdir(w.exporter.state, 0o700); err != nil {
+		if err := os.MkdirAll(w.exporter.state, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -193,6 +209,9 @@ func newWorld(t testing.TB, s shape) *world {
 		}
 	}
 	w.wait("the first note", func() bool { return w.refresh() == nil })
+	if s.from != "" {
+		return w
+	}
 
 	// What monitors ask for before they are content: the vendor's key, and the release that its sessions name.
 	k := record.NewSessionKey(release.Public().(ed25519.PublicKey))
@@ -221,6 +240,32 @@ func newWorld(t testing.TB, s shape) *world {
 		}
 	}
 	return w
+}
+
+// copyFrom copies a world of before, and returns since when its made-up Intel exists.
+func (w *world) copyFrom(dir string) time.Time {
+	w.t.Helper()
+	if err := os.CopyFS(w.dir, os.DirFS(dir)); err != nil {
+		w.t.Fatal(err)
+	}
+	// Keys are read only if others can't.
+	for _, pattern := range []string{"*.key", "token"} {
+		names, _ := filepath.Glob(filepath.Join(w.dir, pattern))
+		for _, name := range names {
+			if err := os.Chmod(name, 0o600); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+	}
+	b, err := os.ReadFile(filepath.Join(w.dir, "since"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return time.Unix(n, 0)
 }
 
 // recorderDaemon has agents recorded on a socket, in memory as it should be.
@@ -308,6 +353,13 @@ func (w *world) write(name string, b []byte) {
 
 func (w *world) key(kind checkpoint.Kind, name, file string) *checkpoint.SigningKey {
 	w.t.Helper()
+	if b, err := os.ReadFile(filepath.Join(w.dir, file)); err == nil { // of the world of before
+		k, err := checkpoint.ParseSigningKey(strings.TrimSpace(string(b)))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		return k
+	}
 	k, err := checkpoint.GenerateKey(kind, name, rand.Reader)
 	if err != nil {
 		w.t.Fatal(err)
@@ -735,15 +787,11 @@ func (w *world) checkMonitor() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	w.wait("the monitor verifies the whole log", func() bool {
-		tree, err := w.client.Tree(ctx)
-		if err != nil {
-			return false
-		}
-		s, err := c.State(ctx)
-		return err == nil && s.Size+2 >= tree.Checkpoint().Size // an idle log's time leaves may be ahead
-	})
 	w.check()
+	w.wait("the monitor verifies the whole log", func() bool {
+		s, err := c.State(ctx)
+		return err == nil && s.Size >= w.leaves.End()
+	})
 	all := w.checkFindings()
 	want := make(map[uint64]bool)
 	for i := range w.watchedAt {
@@ -794,23 +842,25 @@ func (w *world) checkRecorder() (actions int) {
 	defer cancel()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for id := range w.sessions {
-		err := w.ask(ctx, "POST", "/sessions/"+id+"/finish?wait=0", map[string]any{}, new(struct{}))
-		var p *problem
-		if err != nil && !(errors.As(err, &p) && p.status == http.StatusNotFound) { // it is done, and a process before this one knew
-			t.Errorf("finish: %v", err)
-		}
-	}
-	pattern := filepath.Join(w.dir, "out", "*.session")
-	var files []string
 	w.wait("all sessions have ended", func() bool {
-		var list struct{ Sessions []struct{ ID string } }
+		// All that the recorder has, also of an agent that was stopped before it knew of its session.
+		var list struct{ Sessions []struct{ ID, State string } }
 		if w.ask(ctx, "GET", "/sessions", nil, &list) != nil {
 			return false
 		}
+		for _, s := range list.Sessions {
+			if s.State == "starting" || s.State == "recording" {
+				if err := w.ask(ctx, "POST", "/sessions/"+s.ID+"/finish?wait=0", map[string]any{}, new(struct{})); err != nil {
+					t.Errorf("finish: %v", err)
+				}
+			}
+		}
 		return len(list.Sessions) == 0
 	})
-	files, _ = filepath.Glob(pattern)
+	files, err := filepath.Glob(filepath.Join(w.dir, "out", "*.session"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	got := make(map[string]map[int]int) // by conversation and number
 	for _, name := range files {
 		f, err := os.Open(name)
