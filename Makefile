@@ -7,7 +7,7 @@ FUZZTIME ?= 10s
 # Directory with the shared vectors that don't belong to this repository; tests that want them skip when it is absent.
 export AFFIDAVIT_SHARED ?= $(abspath ../shared)
 
-.PHONY: help module build demo test check race fuzz vectors interop bench chaos soak clean signer verifiers supply vuln attacks
+.PHONY: help test-distributed bench-distributed module build demo test check race fuzz vectors interop bench chaos soak clean signer verifiers supply vuln attacks
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -34,6 +34,12 @@ check: ## gofmt, vet, staticcheck, go mod tidy, import rules
 	$(GO) tool staticcheck ./...
 	$(GO) mod tidy -diff
 	.ci/imports
+
+test-distributed: ## a log of several processes on MariaDB and versitygw, which must be there, under load and faults
+	.ci/distributed
+
+bench-distributed: ## the same storage: one process, two, and Tessera's driver alone
+	.ci/distributed bench
 
 fuzz: ## every fuzz target for FUZZTIME
 	.ci/fuzz $(FUZZTIME)

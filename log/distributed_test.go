@@ -219,6 +219,9 @@ type frontendConfig struct {
 	Create, QuorumNone bool
 	CheckpointInterval time.Duration
 	MaxInFlight        int
+	MaxWait            time.Duration
+	Tessera            bool // nothing but Tessera, see tesseraMain
+	Quiet              bool
 }
 
 func init() {
@@ -235,11 +238,18 @@ func frontendMain(config string) error {
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
 		return err
 	}
+	if c.Tessera {
+		return tesseraMain(c)
+	}
 	ctx := context.Background()
+	level := slog.LevelInfo
+	if c.Quiet {
+		level = slog.LevelError
+	}
 	cfg := Config{
 		Origin: testOrigin, Dir: c.Dir, Create: c.Create, AllowQuorumNone: c.QuorumNone, VendorsFile: c.Vendors, Role: c.Role,
-		CheckpointInterval: c.CheckpointInterval, TimeInterval: time.Second, MaxInFlight: c.MaxInFlight, MaxWait: 20 * time.Second,
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo})),
+		CheckpointInterval: c.CheckpointInterval, TimeInterval: time.Second, MaxInFlight: c.MaxInFlight, MaxWait: c.MaxWait,
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	}
 	var err error
 	if cfg.Role == RoleReader {
@@ -295,7 +305,7 @@ type frontend struct {
 func (w *world) frontendConfig(c aws.Config, role Role) frontendConfig {
 	w.t.Helper()
 	f := frontendConfig{AWS: c, Role: role, Dir: tempDir(w.t), Vendors: w.vendors, PCS: w.pcsURL, Policy: w.policy.String(), Root: w.pki.Root(),
-		QuorumNone: w.policy.IsQuorumNone(), CheckpointInterval: 100 * time.Millisecond, MaxInFlight: 512}
+		QuorumNone: w.policy.IsQuorumNone(), CheckpointInterval: 100 * time.Millisecond, MaxInFlight: 512, MaxWait: 20 * time.Second}
 	if role.publishes() {
 		for _, k := range w.keys {
 			text, err := k.PrivateText()
@@ -731,7 +741,10 @@ func testShared(t *testing.T, one, two storage.Shared) {
 	}
 	tctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	signer, _ := newTestSigner(t)
+	signer, err := newSigner()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, _, _, err := tessera.NewAppender(tctx, driver, tessera.NewAppendOptions().WithCheckpointSigner(signer).WithCheckpointInterval(time.Second)); err != nil {
 		t.Fatal(err)
 	}
