@@ -11,7 +11,7 @@ const (
 	jobWorkers = 2
 	jobQueue   = 16
 	maxJobs    = 64               // results that are kept
-	jobTimeout = 60 * time.Second // of one
+	jobTimeout = 5 * time.Minute  // of one: nobody waits for it
 	jobFresh   = 10 * time.Second // how long a result is good although the log has grown
 	jobWait    = 20 * time.Millisecond
 )

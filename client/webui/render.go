@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"fmt"
 	"html/template"
+	"io"
 	"net/url"
 	"sync"
 	"time"
@@ -65,6 +66,14 @@ type findingRow struct {
 
 var pages = sync.OnceValue(func() *template.Template {
 	return template.Must(template.New("pages").Funcs(funcs).Option("missingkey=error").Parse(pageText))
+})
+
+// prepare parses the templates and has each made safe, which package template otherwise does when it is first used: no reader
+// waits for it.
+var prepare = sync.OnceFunc(func() {
+	for _, t := range pages().Templates() {
+		_ = t.Execute(io.Discard, nil) // which fails, but for that
+	}
 })
 
 // render returns a page. A page of which a part is missing says less than none.

@@ -144,7 +144,7 @@ func New(cfg Config) (*UI, error) {
 	}
 	u.jobs.init()
 	u.tally.init()
-	pages() // parsed now, so that no reader waits for it
+	prepare()
 	u.style = newAsset("style", "css", "text/css; charset=utf-8", []byte(report.Stylesheet()+appStyle))
 	u.script = newAsset("live", "js", "text/javascript; charset=utf-8", appScript)
 
