@@ -132,6 +132,12 @@ func createJournal(dir string, header []byte) (_ *journal, err error) {
 // valid during the call only.
 func openJournal(dir string, replay func(frameType, []byte) error) (_ *journal, err error) {
 	f, err := os.OpenFile(filepath.Join(dir, journalName), os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		// One whose process died while it was being destroyed: the key may still be there.
+		if gone, gerr := os.OpenFile(filepath.Join(dir, goneName), os.O_RDWR, 0); gerr == nil {
+			err = errors.Join(err, (&journal{f: gone, dir: dir}).destroy())
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -235,8 +241,16 @@ func (j *journal) each(fn func(frameType, []byte) error) error {
 	return err
 }
 
-// destroy overwrites the key and removes the session's directory.
+// goneName is a journal's name while it is being destroyed.
+const goneName = journalName + ".gone"
+
+// destroy overwrites the key and removes the session's directory. The journal loses its name before its first byte is
+// changed: a process that dies in between leaves no journal, rather than one that looks corrupt. See [openJournal] for
+// what it does leave.
 func (j *journal) destroy() error {
+	if err := os.Rename(filepath.Join(j.dir, journalName), filepath.Join(j.dir, goneName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	// The header follows the magic line, and the seed is at its end.
 	header := int64(len(journalMagic) + frameOverhead)
 	_, werr := j.f.WriteAt(make([]byte, headerSize), header)

@@ -97,6 +97,7 @@ func Start(ctx context.Context, c Config, o Options) (*Session, error) {
 // Resume goes on with a session whose process has died, see [Journals]: no action that was acknowledged is missing. If
 // its start wasn't known to be logged, Resume submits it again, and needs ctx for that.
 //
+// The error wraps [os.ErrNotExist] if there is no journal, such as after [Session.Remove], also if the process died in it.
 // The error wraps [ErrNotStarted] if no start was ever submitted; the journal is then removed. It wraps [ErrInUse] if
 // the session is open elsewhere, and is a *[PendingError] if the start still isn't known to be logged.
 func Resume(ctx context.Context, c Config, id record.SessionID) (*Session, error) {

@@ -158,6 +158,54 @@ func TestModelsCountedOnce(t *testing.T) {
 	}
 }
 
+// A recorder that dies when a session is finished, at any step of removing what it had of it, isn't kept busy by the rest,
+// and leaves nothing of it.
+func TestKilledWhileRemoving(t *testing.T) {
+	for name, remove := range map[string]func(t *testing.T, journal string){
+		"before the key is gone": func(t *testing.T, journal string) {
+			if err := os.Rename(journal, journal+".gone"); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"after the journal is gone": func(t *testing.T, journal string) {
+			if err := os.RemoveAll(filepath.Dir(journal)); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			c := l.config(sessiontest.Memory(t))
+			r := l.open(c)
+			s, err := r.Begin(1000, Request{Agent: "test", Conversation: "removed"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			sessiontest.Until(t, "the session starts", func() bool { return r.Counts()["sessions_recording"] == 1 })
+			l.Mu.Lock()
+			l.Down = true // so that it isn't finished
+			l.Mu.Unlock()
+			if _, err := r.Finish(1000, false, s.ID, record.EndCompleted, ""); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+			journals, _ := filepath.Glob(filepath.Join(c.Dir, "journals", "*", "journal"))
+			if len(journals) != 1 {
+				t.Fatalf("journals: %v", journals)
+			}
+			remove(t, journals[0])
+			r = l.open(c)
+			defer r.Close()
+			sessiontest.Until(t, "nothing is left", func() bool {
+				left, _ := filepath.Glob(filepath.Join(c.Dir, "[tj]*", "*")) // tracks and journals
+				return len(left) == 0 && len(r.List(1000, false)) == 0
+			})
+		})
+	}
+}
+
 // What was in a spool when the process died in the middle of a write, wherever that was cut off, is there; and so is what
 // the next process takes before the session has started.
 func TestCutOffSpool(t *testing.T) {

@@ -287,7 +287,20 @@ func (t *track) rename(o owner) {
 
 // run starts the session, waits for its end, and finishes it.
 func (t *track) run() {
-	if !t.r.retry(t.start, t.report("a session isn't started yet")) {
+	removed := false
+	if !t.r.retry(func() error {
+		err := t.start()
+		if removed = errors.Is(err, errRemoved); removed {
+			return os.RemoveAll(t.dir)
+		}
+		return err
+	}, t.report("a session isn't started yet")) {
+		return
+	}
+	if removed {
+		t.r.mu.Lock()
+		delete(t.r.tracks, t.id)
+		t.r.mu.Unlock()
 		return
 	}
 	t.r.count(countStarted, 1)
@@ -305,6 +318,9 @@ func (t *track) run() {
 	t.r.count(countFinished, 1)
 }
 
+// errRemoved says that a process before this one has finished the session, and died before the track was gone.
+var errRemoved = errors.New("the session was finished")
+
 // start logs the start, or takes up a session that was started, and gives it what is in
 // the spool.
 func (t *track) start() error {
@@ -318,7 +334,11 @@ func (t *track) start() error {
 		if err != nil {
 			return err
 		}
-		if s, err = session.Resume(r.ctx, r.cfg.Session, id); err != nil {
+		s, err = session.Resume(r.ctx, r.cfg.Session, id)
+		if m.Ending && errors.Is(err, fs.ErrNotExist) {
+			// finish removes a journal once all is in Out, and the track after that.
+			return errRemoved
+		} else if err != nil {
 			return err
 		}
 	} else {
