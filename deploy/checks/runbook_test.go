@@ -42,10 +42,9 @@ func bin(t *testing.T) string {
 
 // A block is what a runbook has between fences.
 type block struct {
-	line  int
-	kind  string // sh, "sh fails", output
-	text  string
-	quiet bool // from a comment, which readers don't see
+	line, indent int
+	kind         string // sh, "sh fails", output
+	text         string
 }
 
 var fence = regexp.MustCompile("^```(.*)$")
@@ -61,10 +60,15 @@ func blocks(t *testing.T, name string) []block {
 	var all []block
 	var in *block
 	for i, line := range strings.Split(string(b), "\n") {
+		indent := len(line) - len(strings.TrimLeft(line, " "))
+		if in != nil {
+			indent = min(indent, in.indent) // of a fence in a list
+		}
+		line = line[indent:]
 		m := fence.FindStringSubmatch(line)
 		switch {
 		case m != nil && in == nil:
-			in = &block{line: i + 1, kind: m[1]}
+			in = &block{line: i + 1, kind: m[1], indent: indent}
 		case m != nil:
 			switch in.kind {
 			case "sh", "sh fails", "output":
@@ -77,7 +81,7 @@ func blocks(t *testing.T, name string) []block {
 		case in != nil:
 			in.text += line + "\n"
 		case strings.HasPrefix(line, "<!-- harness: "):
-			all = append(all, block{line: i + 1, kind: "sh", quiet: true, text: strings.TrimSuffix(strings.TrimPrefix(line, "<!-- harness: "), " -->") + "\n"})
+			all = append(all, block{line: i + 1, kind: "sh", text: strings.TrimSuffix(strings.TrimPrefix(line, "<!-- harness: "), " -->") + "\n"})
 		}
 	}
 	if in != nil {
