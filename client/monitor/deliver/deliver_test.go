@@ -546,7 +546,7 @@ func TestReadSecrets(t *testing.T) {
 func TestFile(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "findings.jsonl")
 	src := newMemory()
-	one, two := src.tamper(), src.tamper()
+	one, two, three := src.tamper(), src.tamper(), src.tamper()
 	send := func(f *monitor.Finding) {
 		t.Helper()
 		if err := File(name).Send(t.Context(), f); err != nil {
@@ -570,6 +570,11 @@ func TestFile(t *testing.T) {
 		{"cut before the end of the line", line(one) + strings.TrimSuffix(line(two), "\n"), line(one) + line(two)},
 		{"cut short, and other proofs", line(one) + line(two)[:70] + "other", line(one) + line(two)},
 		{"cut line of another", line(one)[:70], line(one)[:70] + "\n" + line(two)},
+		{"there already, and later ones", line(one) + line(two) + line(three), line(one) + line(two) + line(three)},
+		{"there at first, and later ones", line(two) + line(three), line(two) + line(three)},
+		{"there already, and a later one cut short", line(one) + line(two) + line(three)[:70], line(one) + line(two) + line(three)[:70]},
+		{"later ones, of another monitor", line(one) + line(three), line(one) + line(three) + line(two)},
+		{"there already, many later ones", line(two) + strings.Repeat(line(three), 3*lastLine/len(line(three))), line(two) + strings.Repeat(line(three), 3*lastLine/len(line(three)))},
 		{"not ours", "root:x:0:0", "root:x:0:0\n" + line(two)},
 		{"empty line", "\n", "\n" + line(two)},
 	} {
@@ -581,7 +586,7 @@ func TestFile(t *testing.T) {
 		}
 		send(two)
 		if got, err := os.ReadFile(name); err != nil || string(got) != tt.after {
-			t.Errorf("%s: %q, want %q", tt.name, got, tt.after)
+			t.Errorf("%s: %.999q, want %.999q", tt.name, got, tt.after)
 		}
 	}
 	// Rotated between two findings.

@@ -72,8 +72,19 @@ func (name File) Send(_ context.Context, f *monitor.Finding) (err error) {
 	end = end[bytes.LastIndexByte(bytes.TrimSuffix(end, []byte{'\n'}), '\n')+1:]
 	// Not the whole line: the proofs in a finding's evidence are of the newest checkpoint.
 	begin := fmt.Appendf(nil, `{"id":%q,"seq":%d,`, f.ID, f.Seq)
+	// After a crash a page of findings may come again, of which the last line is the end, or a part of it.
+	again := false
+	if last := new(struct{ Seq uint64 }); !whole || json.Unmarshal(end, last) == nil && last.Seq > f.Seq {
+		size := fi.Size()
+		if !whole {
+			size -= int64(len(end))
+		}
+		if again, err = hasLine(file, size, begin, f.Seq); err != nil {
+			return err
+		}
+	}
 	switch {
-	case whole && bytes.HasPrefix(end, begin):
+	case again, whole && bytes.HasPrefix(end, begin):
 		want = nil
 	case whole || len(end) == 0:
 	case bytes.HasPrefix(end, begin[:min(len(begin), len(end))]):
@@ -101,4 +112,26 @@ func (name File) Send(_ context.Context, f *monitor.Finding) (err error) {
 		return fmt.Errorf("syncing %s: %w", dir.Name(), err)
 	}
 	return nil
+}
+
+// hasLine reports whether a line of file, which has size bytes, begins with begin. Of lines that are in order, it reads no
+// more than those after the finding number seq and some before.
+func hasLine(file *os.File, size int64, begin []byte, seq uint64) (bool, error) {
+	for n := int64(lastLine); ; n *= 2 {
+		tail := make([]byte, min(n, size))
+		if _, err := file.ReadAt(tail, size-int64(len(tail))); err != nil && !errors.Is(err, io.EOF) {
+			return false, err
+		}
+		if bytes.Contains(tail, append([]byte{'\n'}, begin...)) {
+			return true, nil
+		}
+		if int64(len(tail)) == size {
+			return bytes.HasPrefix(tail, begin), nil
+		}
+		_, tail, _ = bytes.Cut(tail, []byte{'\n'})
+		first, _, _ := bytes.Cut(tail, []byte{'\n'})
+		if f := new(struct{ Seq uint64 }); json.Unmarshal(first, f) == nil && f.Seq < seq {
+			return false, nil
+		}
+	}
 }
