@@ -1,8 +1,10 @@
 package monitor
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -200,6 +202,28 @@ func TestDamagedState(t *testing.T) {
 	if err := m.Step(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	good, closer, err := m.db.Get([]byte{prefixState})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good = bytes.Clone(good)
+	closer.Close()
+	// Of a later version, which has made something else of a field.
+	later := bytes.Replace(good, fmt.Appendf(nil, `"version":%d,"origin":"`, stateVersion), []byte(`"version":9,"origin":9,"was":"`), 1)
+	if bytes.Equal(later, good) {
+		t.Fatalf("%s", good)
+	}
+	set := func(v []byte) {
+		t.Helper()
+		if err := m.db.Set([]byte{prefixState}, v, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(later)
+	if _, err := loadState(m.db, m.st.Origin); err == nil || !strings.Contains(err.Error(), "version 9, and this monitor knows version 2") {
+		t.Errorf("a state of a later version: %v", err)
+	}
+	set(good)
 	m.Close()
 	stranger := bundletest.NewLog(t, bundletest.LogOptions{Origin: "other.example/log", Witnesses: 1})
 	other.LogPolicy, other.Origin = stranger.Policy(), ""

@@ -101,12 +101,20 @@ func loadState(db *pebble.DB, origin string) (state, error) {
 		return s, err
 	}
 	defer closer.Close()
+	// The version first: what else is in a state of another version, this one may not be able to read.
+	var version struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(v, &version); err != nil {
+		return s, fmt.Errorf("stored state: %w", err)
+	}
+	if version.Version != stateVersion {
+		return s, fmt.Errorf("stored state of version %d, and this monitor knows version %d: remove the folder, and it is built again", version.Version, stateVersion)
+	}
 	if err := json.Unmarshal(v, &s); err != nil {
 		return s, fmt.Errorf("stored state: %w", err)
 	}
 	switch {
-	case s.Version != stateVersion:
-		return s, fmt.Errorf("stored state of version %d, not %d: remove the folder, and it is built again", s.Version, stateVersion)
 	case s.Origin != origin:
 		return s, fmt.Errorf("it is about log %q, not %q", s.Origin, origin)
 	}
