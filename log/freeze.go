@@ -107,6 +107,9 @@ func Freeze(ctx context.Context, c Config) (_ checkpoint.Checkpoint, err error) 
 	if c.Shared != nil || c.Objects != nil {
 		return none, errors.New("only a log in a directory can be frozen: other processes of one in shared storage would go on")
 	}
+	if c.Shared != nil || c.Objects != nil {
+		return none, errors.New("a log of several processes can't be frozen: nothing would keep the others from appending")
+	}
 	c.freezing = true
 	l, err := Open(ctx, c)
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"html/template"
 	"net/http"
 	"time"
+
+	"github.com/affidavit-log/affidavit/log/checkpoint"
 )
 
 // pageData is what the page shows. It is all public.
@@ -49,8 +51,17 @@ func (l *Log) getPage(w http.ResponseWriter, r *http.Request) error {
 	if l.cfg.LogPolicy.IsQuorumNone() {
 		d.Quorum = ""
 	}
+	var keys []*checkpoint.VerifierKey
 	for _, k := range l.cfg.Keys {
-		v := k.VKey()
+		keys = append(keys, k.Verifier())
+	}
+	if len(keys) == 0 { // a process that signs nothing
+		for _, x := range l.cfg.LogPolicy.Logs() {
+			keys = append(keys, x.Key)
+		}
+	}
+	for _, k := range keys {
+		v := k.String()
 		short := v
 		if len(short) > 200 {
 			short = short[:72] + "…"
