@@ -60,6 +60,10 @@ type audit struct {
 	runs       map[record.Digest][]openRun // of sessions
 	pending    []pending                   // records that no time leaf covers
 	closed     map[record.Digest]struct{}  // starts that have ended
+
+	// anyRuns is whether there may be a model run in the database that names a start: most logs have none, and needn't be
+	// looked through at the end of each session.
+	anyRuns bool
 }
 
 type openRun struct {
@@ -94,7 +98,12 @@ func newAudit(m *Monitor) (*audit, error) {
 		return nil, err
 	}
 	a.reset()
-	return a, a.loadSuperseded()
+	it, err := m.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixRuns}, UpperBound: []byte{prefixRuns + 1}})
+	if err != nil {
+		return nil, err
+	}
+	a.anyRuns = it.First()
+	return a, errors.Join(it.Close(), a.loadSuperseded())
 }
 
 func (a *audit) loadSuperseded() error {
@@ -496,6 +505,7 @@ func (a *audit) modelRun(c *change, it *item, p *verifier.PlacedRecord) error {
 		f.Severity = SeverityMedium // the session may be in another log
 		return nil
 	}
+	a.anyRuns = true
 	a.runs[served.Statement] = append(a.runs[served.Statement], openRun{it.index, it.statement})
 	return c.b.Set(key(prefixRuns, served.Statement[:], u64(it.index)), it.statement[:], nil)
 }
@@ -507,6 +517,9 @@ const maxRuns = 1024
 func (a *audit) runsOf(start record.Digest) ([]openRun, error) {
 	if _, ok := a.closed[start]; ok {
 		return nil, nil // forgotten, though the database doesn't know yet
+	}
+	if !a.anyRuns {
+		return nil, nil
 	}
 	prefix := key(prefixRuns, start[:])
 	it, err := a.m.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: append(slices.Clone(prefix), u64(1<<63)...)})

@@ -154,6 +154,7 @@ type indexer struct {
 	counted  uint64 // what it says in the database, or in the batch
 
 	parts map[postings]*part // of the batch in the making
+	buf   []byte             // for one encoded record, which batches copy
 
 	times map[uint64]span                  // of leaves in the batch, see prefixTimes
 	seen  *simplelru.LRU[string, struct{}] // keys of classes and families that are in the database, or in a batch
@@ -276,7 +277,8 @@ func imagePostings(vendor string, image record.Digest) postings {
 
 // put writes a record, and adds it to the lists that it is in.
 func (x *indexer) put(b *pebble.Batch, r *Record) error {
-	err := b.Set(recordKey(r.Index), encodeRecord(r), nil)
+	x.buf = appendRecord(x.buf[:0], r)
+	err := b.Set(recordKey(r.Index), x.buf, nil)
 	recall := recallValue(r)
 	recordPostings(r, func(p postings) {
 		if err == nil {

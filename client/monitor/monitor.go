@@ -356,7 +356,7 @@ func (m *Monitor) Close() error {
 		return nil
 	}
 	err := m.db.Close()
-	m.db = nil
+	m.db, m.a, m.facts = nil, nil, nil // what is in memory can go, whoever still holds m
 	return err
 }
 

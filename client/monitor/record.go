@@ -220,10 +220,12 @@ var wordNumbers = func() map[string]byte {
 	return m
 }()
 
-// encodeRecord returns the stored form of r: without Ended, NotAfter and Covering, which come from other leaves, and
+// encodeRecord returns the stored form of r.
+func encodeRecord(r *Record) []byte { return appendRecord(nil, r) }
+
+// appendRecord appends the stored form of r: without Ended, NotAfter and Covering, which come from other leaves, and
 // are looked up when a record is read. What recalls need comes first.
-func encodeRecord(r *Record) []byte {
-	b := make([]byte, 0, 640)
+func appendRecord(b []byte, r *Record) []byte {
 	flags := byte(0)
 	if r.Genuine {
 		flags |= flagGenuine

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/affidavit-log/affidavit/client/monitor"
 	"github.com/affidavit-log/affidavit/cmd/internal/keys"
 	"github.com/affidavit-log/affidavit/cmd/internal/serve"
 )
@@ -53,6 +54,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if !ok {
 		return status
 	}
+	monitor.Tune()
 	logger := o.observe.Logger(stderr)
 	fail := func(err error) int {
 		logger.Error("stopped", "err", err)
