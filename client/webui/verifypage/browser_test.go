@@ -102,6 +102,12 @@ func TestBrowser(t *testing.T) {
 			contains(t, "the status line", r.Text("#live"), strings.Fields(tt.files)[0])
 		}
 
+		// What was checked doesn't look like what failed.
+		r.give("good.affidavit")
+		var same bool
+		if r.Eval("getComputedStyle(document.querySelector('.holds .mark')).color === getComputedStyle(document.querySelector('.verdict.good')).color", &same); !same {
+			t.Error("the mark of a claim that holds has another colour than a good verdict")
+		}
 		// A disclosure that comes later is of the record that is there.
 		r.give("good.affidavit")
 		r.give("action.json")
