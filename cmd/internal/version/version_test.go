@@ -24,9 +24,12 @@ func TestLine(t *testing.T) {
 			{Key: "vcs.revision", Value: "c0ffee"}, {Key: "vcs.modified", Value: "false"},
 		}}, "affidavit-log (devel) c0ffee"},
 	} {
-		if got := line("affidavit-log", tt.info); got != tt.want+tail {
+		if got := line("affidavit-log", "", tt.info); got != tt.want+tail {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want+tail)
 		}
+	}
+	if got := line("affidavit-log", "c0ffee", nil); got != "affidavit-log (devel) c0ffee"+tail {
+		t.Errorf("a release: %q", got)
 	}
 	if got := Line("affidavit-log"); !strings.HasPrefix(got, "affidavit-log ") || !strings.HasSuffix(got, tail) {
 		t.Errorf("of this binary: %q", got)
