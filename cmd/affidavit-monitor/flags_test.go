@@ -117,13 +117,29 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// TestSystemdUnit: the unit's command line is one that the command takes.
+// TestSystemdUnit: the unit's command line is one that the command takes, with the flags of the example and all that it
+// says can be added.
 func TestSystemdUnit(t *testing.T) {
-	b, err := os.ReadFile(filepath.Join("..", "..", "deploy", "systemd", "affidavit-monitor.service"))
-	if err != nil {
-		t.Fatal(err)
+	read := func(name ...string) string {
+		b, err := os.ReadFile(filepath.Join(append([]string{"..", "..", "deploy", "systemd"}, name...)...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
 	}
-	_, line, ok := strings.Cut(string(b), "ExecStart=")
+	_, env, _ := strings.Cut(read("examples", "monitor.env"), "FLAGS=\"")
+	flags, more, ok := strings.Cut(env, "\"")
+	if !ok {
+		t.Fatalf("no FLAGS in %q", env)
+	}
+	flags = strings.ReplaceAll(flags, "\\\n", " ")
+	for l := range strings.Lines(more) {
+		if l, is := strings.CutPrefix(l, "#  --"); is {
+			flags += " --" + strings.TrimSpace(l)
+		}
+	}
+	unit := strings.ReplaceAll(read("affidavit-monitor.service"), "$FLAGS", flags)
+	_, line, ok := strings.Cut(unit, "ExecStart=")
 	var args []string
 	for ok {
 		var l string
