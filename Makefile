@@ -82,5 +82,14 @@ SOAK ?= 30m
 soak: ## everything together for SOAK=30m: goroutines, descriptors, memory and disk must not leak
 	$(GO) test ./cmd/internal/chaos -run '^TestSoak$$' -count=1 -v -timeout 0 -args -soak $(SOAK)
 
+check-deploy: module ## units, runbooks, metrics, alerts, proxy and manifests, tried on this machine
+	.ci/deploy
+
+release: ## what is published, into dist/: binaries, bills of materials, checksums
+	$(GO) run ./deploy/release --out dist
+
+release-check: ## the same, built twice, which must give the same bytes
+	$(GO) run ./deploy/release --out dist --check
+
 clean: ## what the other targets made
 	rm -rf bin bench.json demo-data
