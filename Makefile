@@ -7,7 +7,7 @@ FUZZTIME ?= 10s
 # Directory with the shared vectors that don't belong to this repository; tests that want them skip when it is absent.
 export AFFIDAVIT_SHARED ?= $(abspath ../shared)
 
-.PHONY: help test-distributed bench-distributed module build demo test check race fuzz vectors interop bench chaos soak clean signer verifiers supply vuln attacks
+.PHONY: help test-distributed bench-distributed module build demo test check race fuzz vectors interop bench chaos soak clean check-deploy release release-check signer verifiers supply vuln attacks
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -92,4 +92,4 @@ release-check: ## the same, built twice, which must give the same bytes
 	$(GO) run ./deploy/release --out dist --check
 
 clean: ## what the other targets made
-	rm -rf bin bench.json demo-data
+	rm -rf bin bench.json demo-data dist
