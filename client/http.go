@@ -235,14 +235,16 @@ func readBody(resp *http.Response, limit int, into []byte) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("content encoding %q was not asked for", e)
 	}
-	buf := bytes.NewBuffer(into[:0])
 	// A hint, so that large bodies aren't copied again and again: leaves compress to a third or so.
 	if n, err := strconv.Atoi(resp.Header.Get("Content-Length")); err == nil && n > 0 {
 		if _, compressed := r.(*gzip.Reader); compressed {
 			n *= 3
 		}
-		buf.Grow(min(n, limit) + bytes.MinRead)
+		if n = min(n, limit) + bytes.MinRead; n > cap(into) {
+			into = make([]byte, 0, n+n/16) // the next one may be a bit larger
+		}
 	}
+	buf := bytes.NewBuffer(into[:0])
 	if _, err := buf.ReadFrom(io.LimitReader(r, int64(limit)+1)); err != nil {
 		return nil, err
 	}
