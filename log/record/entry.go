@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"golang.org/x/crypto/cryptobyte"
 )
@@ -466,11 +467,17 @@ func (e *Entry) VerifySignature(pub ed25519.PublicKey) error {
 	if id := KeyID(SPKI(pub)); id != e.KeyID {
 		return fmt.Errorf("signed by key %s, not by %s", e.KeyID, id)
 	}
-	if !ed25519.Verify(pub, PAE(e.PayloadType, e.Payload), e.Signature) {
+	// Who reads a whole log verifies millions, of which each would leave a copy of the statement to be collected.
+	buf := paeBuffers.Get().(*[]byte)
+	defer paeBuffers.Put(buf)
+	*buf = append(appendPAEHead((*buf)[:0], e.PayloadType, len(e.Payload)), e.Payload...)
+	if !ed25519.Verify(pub, *buf, e.Signature) {
 		return fmt.Errorf("signature by key %s does not verify", e.KeyID)
 	}
 	return nil
 }
+
+var paeBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // An Envelope is a DSSE envelope with its one signature.
 type Envelope struct {
