@@ -58,7 +58,7 @@ type audit struct {
 	ends       map[string][]byte           // as under prefixEnd
 	sequences  map[string]*sequence        // by key
 	runs       map[record.Digest][]openRun // of sessions
-	pending    []pending                   // records that no time leaf covers
+	pending    []pending                   // records of the batch that no time leaf covers
 	closed     map[record.Digest]struct{}  // starts that have ended
 
 	// anyRuns is whether there may be a model run in the database that names a start: most logs have none, and needn't be
@@ -151,7 +151,7 @@ func (a *audit) window(ctx context.Context, items []*item) error {
 		// Whoever passed the leaves has compared the root.
 		c.st.Checkpoint = c.st.Newest
 	}
-	if err := errors.Join(a.due(c), a.writePending(c), a.writeSequences(c), a.tree.write(c.b), a.x.finish(c.b)); err != nil {
+	if err := errors.Join(a.due(c), a.writeSequences(c), a.tree.write(c.b), a.x.finish(c.b)); err != nil {
 		return err
 	}
 	if err := c.commit(); err != nil {
@@ -715,18 +715,8 @@ func (a *audit) cover(c *change, it *item) error {
 	if it.note.Size <= c.st.Covered {
 		return nil
 	}
-	// What is below was covered, maybe by another leaf of this batch.
-	iter, err := a.m.db.NewIter(&pebble.IterOptions{LowerBound: key(prefixPending, u64(c.st.Covered)), UpperBound: key(prefixPending, u64(it.note.Size))})
-	if err != nil {
-		return err
-	}
-	defer iter.Close()
-	for ok := iter.First(); ok; ok = iter.Next() {
-		if len(iter.Key()) != 9 || len(iter.Value()) != 16 {
-			return errors.New("stored time of a record is damaged")
-		}
-		a.covered(c, it, pending{binary.BigEndian.Uint64(iter.Key()[1:]), int64(binary.BigEndian.Uint64(iter.Value())), int64(binary.BigEndian.Uint64(iter.Value()[8:]))})
-		if err := c.b.Delete(bytes.Clone(iter.Key()), nil); err != nil {
+	if it.note.NotAfter != 0 {
+		if err := a.coverStored(c, it); err != nil {
 			return err
 		}
 	}
@@ -740,7 +730,25 @@ func (a *audit) cover(c *change, it *item) error {
 	}
 	a.pending = rest
 	c.st.Covered = it.note.Size
-	return iter.Error()
+	return nil
+}
+
+// coverStored judges the times of those that were audited in earlier batches, as the index has them. What is below Covered
+// was covered, maybe by another leaf of this batch.
+func (a *audit) coverStored(c *change, it *item) error {
+	iter, err := a.m.db.NewIter(&pebble.IterOptions{LowerBound: recordKey(c.st.Covered), UpperBound: recordKey(it.note.Size)})
+	if err != nil {
+		return err
+	}
+	for ok := iter.First(); ok; ok = iter.Next() {
+		index := binary.BigEndian.Uint64(iter.Key()[1:])
+		admittedAt, notBefore, err := decodeTimes(index, iter.Value())
+		if err != nil {
+			return errors.Join(err, iter.Close())
+		}
+		a.covered(c, it, pending{index, max(admittedAt.UnixMilli(), 0), seconds(notBefore)})
+	}
+	return iter.Close()
 }
 
 // covered judges the time of a record.
@@ -770,16 +778,6 @@ func (a *audit) covered(c *change, it *item, p pending) {
 }
 
 func timestamp(ms int64) string { return fromMillis(ms).Format(time.RFC3339) }
-
-// writePending writes the records that no time leaf covers yet.
-func (a *audit) writePending(c *change) error {
-	for _, p := range a.pending {
-		if err := c.b.Set(key(prefixPending, u64(p.index)), append(u64(uint64(p.admittedAt)), u64(uint64(p.notBefore))...), nil); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // --- what is due
 

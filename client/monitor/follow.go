@@ -17,8 +17,8 @@ import (
 
 // Bounds of what is under way: entries of a window are audited in one batch.
 const (
-	windowLeaves = 1024
-	windowBytes  = 8 << 20
+	windowLeaves = 512
+	windowBytes  = 4 << 20
 )
 
 // A lie is an error that is a finding: the log contradicts what it signed, and there is no going on from there.

@@ -30,7 +30,6 @@ const (
 	prefixRuns       = 'm' // statement digest of a start, index u64 of a model run for it → statement digest of the run
 	prefixEnd        = 'e' // 16 bytes of SHA-256 of vendor and start → index u64 and statement digest of its first end
 	prefixSequence   = 'q' // 16 bytes of SHA-256 of vendor, tenant, month → see sequence
-	prefixPending    = 'p' // index u64 → admitted-at, not-before: records that no time leaf covers yet
 	prefixSuperseded = 'u' // collateral id → when it was superseded
 
 	// Facts.

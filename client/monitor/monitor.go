@@ -305,7 +305,7 @@ func Tune() {
 		debug.SetGCPercent(300)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(144 << 20) // without the database's own memory, which is some 120 MB at most
+		debug.SetMemoryLimit(176 << 20) // without the database's own memory, which is some 120 MB at most
 	}
 }
 

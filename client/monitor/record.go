@@ -358,6 +358,24 @@ func decodeHead(r *Record, b []byte) error {
 	return nil
 }
 
+// decodeTimes decodes only when the log says that it admitted the record at index, and when that was made at the earliest.
+func decodeTimes(index uint64, b []byte) (admittedAt, notBefore time.Time, err error) {
+	d := &decoder{b: b}
+	d.head(new(Record))
+	for n := d.count(2); n > 0; n-- {
+		d.take(d.uvarint())
+	}
+	d.take(d.uvarint()) // the vendor
+	d.take(32)          // the tenant
+	admittedAt = d.time()
+	d.time()
+	notBefore = d.time()
+	if d.bad {
+		return admittedAt, notBefore, fmt.Errorf("stored record %d is damaged", index)
+	}
+	return admittedAt, notBefore, nil
+}
+
 // A decoder reads a stored record. After something that encodeRecord doesn't write, bad is set, and all reads give zero.
 type decoder struct {
 	b   []byte

@@ -55,6 +55,9 @@ func TestRecordEncoding(t *testing.T) {
 		if diff := cmp.Diff(want, head); diff != "" {
 			t.Error(diff)
 		}
+		if at, notBefore, err := decodeTimes(r.Index, b); err != nil || !at.Equal(r.AdmittedAt) || !notBefore.Equal(r.NotBefore) {
+			t.Errorf("times %v and %v, want %v and %v: %v", at, notBefore, r.AdmittedAt, r.NotBefore, err)
+		}
 		for n := range b {
 			if _, err := decodeRecord(r.Index, b[:n]); err == nil {
 				t.Errorf("the first %d of %d bytes are accepted", n, len(b))

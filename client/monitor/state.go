@@ -182,8 +182,11 @@ type change struct {
 	touched bool // something other than findings and state was written
 }
 
+// maxBatch is the size of batches that are used again. A window's has a megabyte or two.
+const maxBatch = 4 << 20
+
 func (m *Monitor) begin() *change {
-	return &change{m: m, b: m.db.NewBatch(), st: m.st.clone(), found: make(map[string]bool), now: m.cfg.Now()}
+	return &change{m: m, b: m.db.NewBatch(pebble.WithMaxRetainedSizeBytes(maxBatch)), st: m.st.clone(), found: make(map[string]bool), now: m.cfg.Now()}
 }
 
 // maxLeaves bounds the findings of one kind that carry their leaf: a log of bad records must not fill the disk. The log
