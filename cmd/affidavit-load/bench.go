@@ -28,7 +28,6 @@ type bencher struct {
 	bin, dir string
 	env      *environment
 	pcsURL   string
-	logKeys  []string
 	figures  []Figure
 	stderr   io.Writer
 	seconds  time.Duration

@@ -3,6 +3,7 @@ package tdx_test
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
@@ -132,7 +133,9 @@ func naiveVerify(quote []byte, c *tdx.Collateral, rootDER []byte, at time.Time) 
 		must(ecdsa.Verify(key, sum[:], new(big.Int).SetBytes(rs[:32]), new(big.Int).SetBytes(rs[32:])), "signature")
 	}
 	verify(pck[0].PublicKey.(*ecdsa.PublicKey), report, reportSig)
-	verify(&ecdsa.PublicKey{Curve: pck[0].PublicKey.(*ecdsa.PublicKey).Curve, X: new(big.Int).SetBytes(attKey[:32]), Y: new(big.Int).SetBytes(attKey[32:])}, signed, sig)
+	att, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append([]byte{4}, attKey...))
+	must(err == nil, "signature")
+	verify(att, signed, sig)
 	vouched := sha256.Sum256(append(bytes.Clone(attKey), auth...))
 	must(bytes.Equal(vouched[:], report[320:352]), "report data")
 
