@@ -3,7 +3,6 @@
 PATH=$ROOT/usr/bin:$PATH
 umask 022
 mkdir -p "$ROOT"/{etc/affidavit,var/lib,var/log,run/affidavit,pids,journal} "$ROOT"/etc/systemd/system
-TRAPPED=
 at_exit() { local u; for u in "$ROOT"/pids/*; do [ -e "$u" ] && kill "$(cat "$u")" 2>/dev/null; done; wait 2>/dev/null; return 0; }
 trap at_exit EXIT
 
@@ -25,7 +24,7 @@ start_unit() {
   unit_lines "$u" LoadCredential | while IFS=: read -r name file; do install -m 400 "$file" "$CREDENTIALS_DIRECTORY/$name"; done
   for d in $(unit_lines "$u" StateDirectory); do mkdir -p "$ROOT/var/lib/$d"; done
   for d in $(unit_lines "$u" LogsDirectory); do mkdir -p "$ROOT/var/log/$d"; done
-  for d in $(unit_lines "$u" RuntimeDirectory); do mkdir -p -m 700 "$ROOT/run/$d"; done
+  for d in $(unit_lines "$u" RuntimeDirectory); do mkdir -p "$ROOT/run/$d"; chmod 700 "$ROOT/run/$d"; done
   for f in $(unit_lines "$u" EnvironmentFile); do eval "$(subst "$f")"; done
   # As systemd does: a word that is a variable is split, others aren't.
   eval "exec $(unit_lines "$u" ExecStart)" >>"$ROOT/journal/$u" 2>&1
