@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/affidavit-log/affidavit/client/monitor"
@@ -258,4 +261,27 @@ func TestProgressLine(t *testing.T) {
 	if got := printable.Line("a\x1b[2J\u202eb\nc"); strings.ContainsAny(got, "\x1b\u202e\n") {
 		t.Errorf("%q", got)
 	}
+}
+
+// A long catch-up says each minute how far it is, to who has no terminal; a short one, or none, says nothing.
+func TestLogProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lines bytes.Buffer
+		st := monitor.Status{Audited: 5, Published: 1000, Rate: 2, Remaining: 497.5}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			logProgress(ctx, func() monitor.Status { return st }, slog.New(slog.NewTextHandler(&lines, nil)))
+		}()
+		time.Sleep(150 * time.Second)
+		synctest.Wait()
+		st.Remaining = 5
+		time.Sleep(150 * time.Second)
+		cancel()
+		<-done
+		if got := lines.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, "audited=5 published=1000") || !strings.Contains(got, "left=8m18s") {
+			t.Errorf("logged\n%s", got)
+		}
+	})
 }

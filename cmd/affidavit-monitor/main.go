@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -102,8 +103,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func (d *daemon) once(ctx context.Context, o *options, stdout, stderr io.Writer) (int, error) {
 	before := d.monitor.Status().Findings
 	stopProgress := showProgress(d.monitor, stderr)
+	pctx, stopLog := context.WithCancel(ctx)
+	var progress sync.WaitGroup
+	if !isTerminal(stderr) {
+		progress.Go(func() { logProgress(pctx, d.monitor.Status, d.logger) })
+	}
 	err := d.monitor.Step(ctx)
 	stopProgress()
+	stopLog()
+	progress.Wait()
 	if ctx.Err() != nil {
 		return exitError, errors.New("interrupted; what was audited so far is kept")
 	}
@@ -142,6 +150,7 @@ func (d *daemon) follow(ctx context.Context, o *options, front *serve.Front, l *
 		return nil
 	})
 	g.Go(func() error { d.receivers.Run(ctx); return nil })
+	g.Go(func() error { logProgress(ctx, d.monitor.Status, d.logger); return nil })
 	if d.mirror != nil {
 		g.Go(func() error { d.mirror.Run(ctx); return nil })
 	}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"time"
 
@@ -84,10 +86,14 @@ func (d *daemon) print(w io.Writer, after uint64, s summary) error {
 	return err
 }
 
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
 // showProgress tells a person at a terminal how far an audit is, until the returned function is called.
 func showProgress(m *monitor.Monitor, w io.Writer) (stop func()) {
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if !isTerminal(w) {
 		return func() {}
 	}
 	done, ended := make(chan struct{}), make(chan struct{})
@@ -106,6 +112,30 @@ func showProgress(m *monitor.Monitor, w io.Writer) (stop func()) {
 		}
 	}()
 	return func() { close(done); <-ended }
+}
+
+// progressEvery is how often a long catch-up says how far it is to who reads the log, and progressLeast how long the rest
+// must take for that.
+const (
+	progressEvery = time.Minute
+	progressLeast = 10 * time.Second
+)
+
+// logProgress logs how far a long catch-up is, until ctx is done.
+func logProgress(ctx context.Context, status func() monitor.Status, logger *slog.Logger) {
+	t := time.NewTicker(progressEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		st := status()
+		if left := time.Duration(st.Remaining * float64(time.Second)); left >= progressLeast {
+			logger.Info("catching up", "audited", st.Audited, "published", st.Published, "leaves a second", int(st.Rate), "left", left.Round(time.Second).String(), "findings", st.Findings)
+		}
+	}
 }
 
 func progressLine(st monitor.Status) string {
