@@ -316,13 +316,19 @@ func TestSlowWitness(t *testing.T) {
 	free := sync.OnceFunc(func() { close(release) })
 	t.Cleanup(free)
 	l.Publish(l.Now)
-	m := l.open(func(c *Config) { c.Witnesses = []Witness{{Name: "slow", URL: slow.URL}} })
+	var now atomic.Int64 // the lab's clock, which sessions advance while the monitor looks at it
+	now.Store(l.Now.UnixNano())
+	m := l.open(func(c *Config) {
+		c.Witnesses = []Witness{{Name: "slow", URL: slow.URL}}
+		c.Now = func() time.Time { return time.Unix(0, now.Load()) }
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- m.Run(ctx) }()
 	<-asked
 	for range 3 {
 		l.session()
+		now.Store(l.Now.UnixNano())
 		l.Publish(l.Now)
 		if err := m.WaitVerified(ctx, l.Size()); err != nil {
 			t.Fatal(err)
