@@ -110,7 +110,7 @@ func newMachine(t *testing.T, texts ...string) *machine {
 	if err := os.MkdirAll(filepath.Join(m.root, "usr/bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []string{"affidavit", "affidavit-log", "affidavit-witness", "affidavit-monitor", "affidavit-recorder"} {
+	for _, c := range []string{"affidavit", "affidavit-log", "affidavit-witness", "affidavit-monitor", "affidavit-recorder", "affidavit-load"} {
 		if err := os.Symlink(filepath.Join(dir, c), filepath.Join(m.root, "usr/bin", c)); err != nil {
 			t.Fatal(err)
 		}
