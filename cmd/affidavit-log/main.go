@@ -49,6 +49,10 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
+// setTesseraLogger has Tessera speak through a logger: it uses klog, which has one for the whole process. Tests, in which
+// several logs run in one process, keep it quiet.
+var setTesseraLogger = func(l *slog.Logger) { klog.SetSlogLogger(l) }
+
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 {
 		if command, ok := commands[args[0]]; ok {
@@ -68,8 +72,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return status
 	}
 	logger := o.observe.Logger(stderr)
-	// Tessera speaks through klog, which has one logger for the whole process.
-	klog.SetSlogLogger(logger.With("from", "tessera"))
+	setTesseraLogger(logger.With("from", "tessera"))
 	fail := func(err error) int {
 		logger.Error("stopped", "err", err)
 		return exitError

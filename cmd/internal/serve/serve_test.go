@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -101,13 +102,31 @@ func fixed(text string) http.Handler {
 	})
 }
 
+// A lockedBuffer is read while others write to it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // A new certificate is used soon after its files are there, and what can't be used changes nothing. Time is that of the
 // bubble, so that nothing waits for the files to be looked at.
 func TestReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		cert, key, _ := writePair(t, dir, 1)
-		var logged bytes.Buffer
+		var logged lockedBuffer
 		o := &Options{cert: cert, key: key, conns: 1}
 		ctx, cancel := context.WithCancel(t.Context())
 		f, err := o.Open(ctx, new(keys.Ring), slog.New(slog.NewTextHandler(&logged, nil)))
