@@ -91,5 +91,22 @@ release: ## what is published, into dist/: binaries, bills of materials, checksu
 release-check: ## the same, built twice, which must give the same bytes
 	$(GO) run ./deploy/release --out dist --check
 
+signer: ## the command that holds a key in a PKCS #11 token, into bin/, and its test with SoftHSM; needs cgo and softhsm2
+	CGO_ENABLED=1 $(GO) build -trimpath -tags pkcs11 -o bin/ ./cmd/affidavit-signer
+	CGO_ENABLED=1 $(GO) test -tags pkcs11 ./cmd/affidavit-signer
+
+verifiers: ## mutated quotes against a fresh verifier, a naive verifier on random cases, and many platforms: the long form
+	$(GO) test ./verifier/tdx -run '^(TestMutatedQuotes|TestNaive|TestPlatformsBounded)$$' -count=1 -v -timeout 0 -args -mutations 1000000 -cases 100000 -platforms 1000000
+
+ATTACK ?= 6s
+attacks: ## a log under attack while an honest vendor submits: ATTACK=6s before, during and after each
+	$(GO) test ./cmd/affidavit-log -run '^TestAttacks$$' -count=1 -v -timeout 0 -args -attack $(ATTACK)
+
+supply: ## what is linked into the commands: licences, numbers of modules, no cgo
+	.ci/supply
+
+vuln: ## known vulnerabilities, where their database can be reached
+	.ci/vuln
+
 clean: ## what the other targets made
 	rm -rf bin bench.json demo-data dist
