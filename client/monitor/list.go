@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,10 +16,11 @@ type list struct {
 	it *pebble.Iterator
 	hi uint64 // where it ends
 
-	index  uint64 // the one that it is at
-	recall []byte // what recallValue says of that, for lists that have it; good until the next call
-	rest   []byte // of the part
-	in     bool   // it is at an index, or was at a part's last
+	index  uint64  // the one that it is at
+	recall []byte  // what recallValue says of that, for lists that have it; good until the next call
+	rest   []byte  // of the part
+	in     bool    // it is at an index, or was at a part's last
+	shared *reader // whose iterator it is, which has no bounds of this list; nil if it is the list's own
 	err    error
 }
 
@@ -31,8 +33,31 @@ func (r *reader) list(p postings, hi uint64) (*list, error) {
 	return &list{p: p, it: it, hi: hi}, nil
 }
 
+// shortList is list for looking at an index or two, which is less work than to make an iterator: it uses one that the reader
+// keeps, if no other list does.
+func (r *reader) shortList(p postings, hi uint64) (*list, error) {
+	if r.listing {
+		return r.list(p, hi)
+	}
+	if r.lists == nil {
+		it, err := r.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixKey}, UpperBound: []byte{prefixKey + 1}})
+		if err != nil {
+			return nil, err
+		}
+		r.lists = it
+	}
+	r.listing = true
+	return &list{p: p, it: r.lists, hi: hi, shared: r}, nil
+}
+
 // close returns the error that the list ended with, if there was one.
-func (l *list) close() error { return errors.Join(l.err, l.it.Close()) }
+func (l *list) close() error {
+	if l.shared != nil {
+		l.shared.listing = false
+		return l.err
+	}
+	return errors.Join(l.err, l.it.Close())
+}
 
 // next goes on by one index. It reports false after the last, and for an error.
 func (l *list) next() bool {
@@ -55,6 +80,10 @@ func (l *list) load(valid bool) bool {
 	l.in = valid
 	if !valid {
 		l.err = l.it.Error()
+		return false
+	}
+	if k := l.it.Key(); l.shared != nil && !bytes.HasPrefix(k, l.p[:]) { // the end of this list
+		l.in = false
 		return false
 	}
 	v, err := l.it.ValueAndErr()
@@ -105,8 +134,8 @@ func (l *list) seek(at uint64) bool {
 	}
 	// The last part that begins by then, or else the first one after it.
 	ok := l.it.SeekLT(l.p.at(at + 1))
-	if !ok {
-		ok = l.it.First()
+	if !ok || l.shared != nil && !bytes.HasPrefix(l.it.Key(), l.p[:]) {
+		ok = l.it.SeekGE(l.p.at(0))
 	}
 	for ok = l.load(ok); ok; ok = l.next() {
 		if l.index >= at {

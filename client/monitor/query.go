@@ -74,8 +74,10 @@ type reader struct {
 	state monitorapi.State
 
 	records, covers *pebble.Iterator
-	cover           cover  // that of the leaves in [from, cover.size)
-	from            uint64 // the size of the cover before
+	lists           *pebble.Iterator // of shortList, nil until it is needed
+	listing         bool             // it is in use
+	cover           cover            // that of the leaves in [from, cover.size)
+	from            uint64           // the size of the cover before
 }
 
 func newReader(db *pebble.Snapshot, state monitorapi.State) (r *reader, err error) {
@@ -91,7 +93,7 @@ func newReader(db *pebble.Snapshot, state monitorapi.State) (r *reader, err erro
 
 func (r *reader) close() error {
 	var errs []error
-	for _, it := range []*pebble.Iterator{r.records, r.covers} {
+	for _, it := range []*pebble.Iterator{r.records, r.covers, r.lists} {
 		if it != nil {
 			errs = append(errs, it.Close())
 		}
@@ -200,7 +202,7 @@ func (r *reader) ended(start *Record) (index *uint64, err error) {
 
 // scan calls f with the indices in a posting list, from after on, until it returns false.
 func (r *reader) scan(p postings, after uint64, f func(index uint64) (bool, error)) error {
-	l, err := r.list(p, r.state.Size)
+	l, err := r.shortList(p, r.state.Size)
 	if err != nil {
 		return err
 	}

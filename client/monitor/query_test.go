@@ -665,3 +665,30 @@ func BenchmarkQuestions(b *testing.B) {
 		return err
 	})
 }
+
+// Lists that are gone through within each other, by the reader's one iterator or their own, keep their places.
+func TestNestedScans(t *testing.T) {
+	s := newSynth(t)
+	s.fill(t, 5000, true)
+	r := s.reader(t)
+	for outer := range 3 {
+		var got, want []uint64
+		vendor := fmt.Sprintf("https://vendor-%d.example", outer)
+		for _, rec := range s.all {
+			if rec != nil && rec.Vendor == vendor {
+				want = append(want, rec.Index)
+			}
+		}
+		err := r.scan(stringPostings(keyVendor, vendor), 0, func(i uint64) (bool, error) {
+			got = append(got, i)
+			_, ok, err := r.first(hashPostings(keySession, s.all[i].Session))
+			if !ok {
+				t.Errorf("record %d isn't in the list of its session", i)
+			}
+			return true, err
+		})
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %d records, want %d: %v", vendor, len(got), len(want), err)
+		}
+	}
+}
