@@ -24,7 +24,7 @@ const exitDamage = 4
 
 // commands are what affidavit-log does instead of running a log.
 var commands = map[string]func(ctx context.Context, args []string, stdout, stderr io.Writer) int{
-	"check": runCheck,
+	"check": runCheck, "freeze": runFreeze, "migrate": runMigrate,
 }
 
 const checkUsage = `affidavit-log check audits what a log has stored against its published checkpoint.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	sessionlog "github.com/affidavit-log/affidavit/log"
@@ -27,14 +28,23 @@ next log.
 The exit status is 64 for wrong usage, 1 if the log isn't frozen, or it isn't known.
 `
 
-// freeze ends the log.
-func freeze(ctx context.Context, cfg sessionlog.Config, stdout io.Writer) error {
-	cp, err := sessionlog.Freeze(ctx, cfg)
-	if err != nil {
-		return err
+// runFreeze ends the log that the flags are of.
+func runFreeze(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if slices.Contains(args, "--help") {
+		fmt.Fprint(stdout, freezeUsage)
+		return 0
 	}
-	_, err = fmt.Fprintf(stdout, "%s is frozen with %d leaves and the root %x\n", cp.Origin, cp.Size, cp.Root)
-	return err
+	return with(args, stdout, stderr, func(d *daemon) error {
+		if err := d.prepare(ctx); err != nil {
+			return err
+		}
+		cp, err := sessionlog.Freeze(ctx, *d.cfg)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(stdout, "%s is frozen with %d leaves and the root %x\n", cp.Origin, cp.Size, cp.Root)
+		return err
+	})
 }
 
 // frozen reports whether the log that is to be opened is frozen, and so needs no keys.

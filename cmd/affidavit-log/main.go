@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -59,67 +58,81 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return command(ctx, args[1:], stdout, stderr)
 		}
 	}
-	freezing := len(args) > 0 && args[0] == "freeze"
-	if freezing {
-		args = args[1:]
-		if slices.Contains(args, "--help") {
-			fmt.Fprint(stdout, freezeUsage)
-			return 0
+	return with(args, stdout, stderr, func(d *daemon) error {
+		if err := d.prepare(ctx); err != nil {
+			return err
 		}
-	}
+		return d.run(ctx)
+	})
+}
+
+// with calls do with what the flags say, and returns the exit status.
+func with(args []string, stdout, stderr io.Writer, do func(*daemon) error) int {
 	o, status, ok := parseFlags(args, stdout, stderr)
 	if !ok {
 		return status
 	}
-	logger := o.observe.Logger(stderr)
-	setTesseraLogger(logger.With("from", "tessera"))
-	fail := func(err error) int {
-		logger.Error("stopped", "err", err)
+	d := &daemon{options: o, logger: o.observe.Logger(stderr)}
+	setTesseraLogger(d.logger.With("from", "tessera"))
+	defer d.close()
+	if err := do(d); err != nil {
+		d.logger.Error("stopped", "err", err)
 		return exitError
 	}
+	return 0
+}
 
-	ring, err := keys.Open(o.passphraseFile)
+// A daemon is a log with what it is served by.
+type daemon struct {
+	*options
+	logger *slog.Logger
+	front  *serve.Front
+	cfg    *sessionlog.Config
+	source *pcs.Client // nil unless a collateral service is used
+}
+
+// prepare reads keys and certificates and turns flags into the log's configuration. close is to be called whatever it returns.
+func (d *daemon) prepare(ctx context.Context) error {
+	ring, err := keys.Open(d.passphraseFile)
 	if err != nil {
-		return fail(err)
+		return err
 	}
-	front, err := o.serve.Open(ctx, ring, logger)
-	if err != nil {
-		return fail(err)
+	if d.front, err = d.serve.Open(ctx, ring, d.logger); err != nil {
+		return err
 	}
-	cfg, source, err := o.config(ctx, ring, logger)
-	if err != nil {
-		return fail(err)
+	d.cfg, d.source, err = d.config(ctx, ring, d.logger)
+	return err
+}
+
+func (d *daemon) close() {
+	if d.cfg != nil && d.cfg.Shared != nil {
+		d.cfg.Shared.Close()
 	}
-	if source != nil {
-		defer source.Close()
+	if d.source != nil {
+		d.source.Close()
 	}
-	if cfg.Shared != nil {
-		defer cfg.Shared.Close()
-	}
-	if freezing {
-		if err := freeze(ctx, *cfg, stdout); err != nil {
-			return fail(err)
-		}
-		return 0
-	}
+}
+
+// run opens the log and serves it until ctx is done or a server fails, and shuts it down.
+func (d *daemon) run(ctx context.Context) error {
 	// Before the log is opened: a log that was made, and cosigned, by a process that then couldn't listen is in the way of
 	// the next attempt.
-	public, err := net.Listen("tcp", o.listen)
+	public, err := net.Listen("tcp", d.listen)
 	if err != nil {
-		return fail(fmt.Errorf("--listen: %w", err))
+		return fmt.Errorf("--listen: %w", err)
 	}
 	defer public.Close()
 	var private net.Listener
-	if o.metricsListen != "" {
-		if private, err = net.Listen("tcp", o.metricsListen); err != nil {
-			return fail(fmt.Errorf("--metrics-listen: %w", err))
+	if d.metricsListen != "" {
+		if private, err = net.Listen("tcp", d.metricsListen); err != nil {
+			return fmt.Errorf("--metrics-listen: %w", err)
 		}
 		defer private.Close()
 	}
-	if o.traces != "" {
-		end, err := startTraces(ctx, o.traces, o.traceRatio, o.origin, logger)
+	if d.traces != "" {
+		end, err := startTraces(ctx, d.traces, d.traceRatio, d.origin, d.logger)
 		if err != nil {
-			return fail(err)
+			return err
 		}
 		defer func() {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -127,19 +140,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			_ = end(ctx) // spans are no reason to fail
 		}()
 	}
-	log, err := sessionlog.Open(ctx, *cfg)
+	log, err := sessionlog.Open(ctx, *d.cfg)
 	if err != nil {
-		return fail(err)
+		return err
 	}
-	handler := log.Handler()
-	if o.traces != "" {
-		handler = traced(handler)
-	}
-	front.AskClients(log.AsksForCertificates)
-	for _, k := range cfg.Keys {
-		logger.Info("key", "vkey", k.VKey())
+	for _, k := range d.cfg.Keys {
+		d.logger.Info("key", "vkey", k.VKey())
 	}
 
+	handler := log.Handler()
+	if d.traces != "" {
+		handler = traced(handler)
+	}
+	d.front.AskClients(log.AsksForCertificates)
 	g, gctx := errgroup.WithContext(ctx)
 	var servers []*http.Server
 	for _, s := range []struct {
@@ -147,22 +160,30 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		l       net.Listener
 		front   *serve.Front
 		handler http.Handler
-	}{{"public", public, front, o.observe.Requests(logger, handler)}, {"private", private, o.serve.Plain(), log.PrivateHandler()}} {
+	}{{"public", public, d.front, d.observe.Requests(d.logger, handler)}, {"private", private, d.serve.Plain(), log.PrivateHandler()}} {
 		if s.l == nil {
 			continue
 		}
-		logger.Info("listening", "what", s.what, "addr", s.l.Addr().String())
+		d.logger.Info("listening", "what", s.what, "addr", s.l.Addr().String())
 		srv := log.NewServer(s.handler)
-		srv.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
+		srv.ErrorLog = slog.NewLogLogger(d.logger.Handler(), slog.LevelDebug)
 		servers = append(servers, srv)
 		g.Go(func() error { return s.front.Serve(srv, s.l) })
 	}
-	if source != nil {
-		g.Go(func() error { source.Run(gctx); return nil })
+	if d.source != nil {
+		g.Go(func() error { d.source.Run(gctx); return nil })
 	}
 	<-gctx.Done() // a signal, or a server that failed
-	logger.Info("shutting down")
+	d.logger.Info("shutting down")
+	if err := d.shutDown(log, servers, g); err != nil {
+		return err
+	}
+	d.logger.Info("shut down")
+	return nil
+}
 
+// shutDown ends the servers, then the log, then what g runs.
+func (d *daemon) shutDown(log *sessionlog.Log, servers []*http.Server, g *errgroup.Group) error {
 	end, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
 	var errs []error
@@ -170,15 +191,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		errs = append(errs, s.Shutdown(end))
 	}
 	errs = append(errs, log.Shutdown(end), log.Err())
-	if source != nil {
-		source.Close()
+	if d.source != nil {
+		d.source.Close()
 	}
-	errs = append(errs, g.Wait())
-	if err := errors.Join(errs...); err != nil {
-		return fail(err)
-	}
-	logger.Info("shut down")
-	return 0
+	return errors.Join(append(errs, g.Wait())...)
 }
 
 // config turns flags into the log's configuration. The client is nil unless a collateral service is used.

@@ -41,8 +41,6 @@ to be damaged, "affidavit-log check" says where.
 The exit status is 64 for wrong usage, 1 if the log wasn't moved, else 0.
 `
 
-func init() { commands["migrate"] = runMigrate }
-
 func runMigrate(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f := flags.New("affidavit-log migrate")
 	s := f.In("Flags")
