@@ -581,34 +581,14 @@ func (l *Log) openTessera(context.Context) error {
 	if err := storage.MkdirSync(dir); err != nil {
 		return err
 	}
-	// Tessera wants to publish checkpoints of its own. Its garbage collection and its shutdown need them; nobody else
-	// gets to see them, so a key that exists only in this process will do.
-	skey, _, err := note.GenerateKey(rand.Reader, l.cfg.Origin)
+	appender, reader, err := l.startTessera(
+		func(ctx context.Context) (tessera.Driver, error) { return posix.New(ctx, posix.Config{Path: dir}) },
+		tessera.NewAppendOptions().
+			WithCheckpointInterval(min(max(l.cfg.CheckpointInterval, 100*time.Millisecond), time.Second)).
+			WithBatching(batchSize, batchAge))
 	if err != nil {
 		return err
 	}
-	signer, err := note.NewSigner(skey)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	driver, err := posix.New(ctx, posix.Config{Path: dir})
-	if err != nil {
-		cancel()
-		return err
-	}
-	opts := tessera.NewAppendOptions().
-		WithCheckpointSigner(signer).
-		WithCheckpointInterval(min(max(l.cfg.CheckpointInterval, 100*time.Millisecond), time.Second)).
-		WithCheckpointRepublishInterval(0).
-		WithBatching(batchSize, batchAge).
-		WithGarbageCollectionInterval(gcInterval)
-	appender, shutdown, reader, err := tessera.NewAppender(ctx, driver, opts)
-	if err != nil {
-		cancel()
-		return fmt.Errorf("opening the tree: %w", err)
-	}
-	l.stopTessera, l.cancelTessera = shutdown, cancel
 	l.tree = newTree(l.wrapped(posixReader{reader, dir}))
 	add := appender.Add
 	if l.cfg.addFn != nil {
@@ -616,6 +596,37 @@ func (l *Log) openTessera(context.Context) error {
 	}
 	l.seq = newSequencer(add, l)
 	return nil
+}
+
+// startTessera starts Tessera on what driver returns, whose context ends with the log.
+func (l *Log) startTessera(driver func(context.Context) (tessera.Driver, error), opts *tessera.AppendOptions) (_ *tessera.Appender, _ tessera.LogReader, err error) {
+	// Tessera wants to publish checkpoints of its own. Its garbage collection and its shutdown need them; nobody else
+	// gets to see them, so a key that exists only in this process will do.
+	skey, _, err := note.GenerateKey(rand.Reader, l.cfg.Origin)
+	if err != nil {
+		return nil, nil, err
+	}
+	signer, err := note.NewSigner(skey)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			cancel()
+		}
+	}()
+	d, err := driver(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	opts.WithCheckpointSigner(signer).WithCheckpointRepublishInterval(0).WithGarbageCollectionInterval(gcInterval)
+	appender, shutdown, reader, err := tessera.NewAppender(ctx, d, opts)
+	if err != nil {
+		return nil, nil, fmt.Errorf("opening the tree: %w", err)
+	}
+	l.stopTessera, l.cancelTessera = shutdown, cancel
+	return appender, reader, nil
 }
 
 // halt stops the log for good: it goes on serving what it has published, and does nothing else.

@@ -14,7 +14,6 @@ import (
 
 	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/api/layout"
-	"golang.org/x/mod/sumdb/note"
 
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 	"github.com/affidavit-log/affidavit/log/storage"
@@ -113,30 +112,12 @@ func (l *Log) openShared(ctx context.Context) error {
 		l.tree = newTree(l.wrapped(objectReader{l.objects, func(context.Context) (uint64, error) { return s.size.Load(), nil }}))
 		return nil
 	}
-	driver, err := s.storage.Driver(ctx)
+	_, _, err := l.startTessera(
+		func(context.Context) (tessera.Driver, error) { return s.storage.Driver(ctx) },
+		tessera.NewAppendOptions().WithCheckpointInterval(max(l.cfg.CheckpointInterval, time.Second))) // the drivers' least
 	if err != nil {
 		return err
 	}
-	// As in a directory, Tessera's own checkpoint is for nobody.
-	skey, _, err := note.GenerateKey(rand.Reader, l.cfg.Origin)
-	if err != nil {
-		return err
-	}
-	signer, err := note.NewSigner(skey)
-	if err != nil {
-		return err
-	}
-	tctx, cancel := context.WithCancel(context.Background())
-	_, shutdown, _, err := tessera.NewAppender(tctx, driver, tessera.NewAppendOptions().
-		WithCheckpointSigner(signer).
-		WithCheckpointInterval(max(l.cfg.CheckpointInterval, time.Second)). // the drivers' least
-		WithCheckpointRepublishInterval(0).
-		WithGarbageCollectionInterval(gcInterval))
-	if err != nil {
-		cancel()
-		return fmt.Errorf("opening the tree: %w", err)
-	}
-	l.stopTessera, l.cancelTessera = shutdown, cancel
 	l.tree = newTree(l.wrapped(objectReader{l.objects, s.storage.IntegratedSize}))
 	l.seq = newSequencer(nil, l)
 	return nil
