@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/affidavit-log/affidavit/log/checkpoint"
 )
@@ -251,6 +252,8 @@ func (s *stored) asTiles() string {
 func TestMigratePublished(t *testing.T) {
 	t.Parallel()
 	w, _ := witnessed(t, 2, 2, nil)
+	edit := w.cfg
+	w.cfg = func(c *Config) { edit(c); c.TimeInterval = time.Hour } // a log that isn't submitted to publishes nothing new
 	s := w.open()
 	f := s.freshness()
 	for range 3 {
