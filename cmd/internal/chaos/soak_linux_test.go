@@ -19,6 +19,8 @@ import (
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	"github.com/affidavit-log/affidavit/cmd/internal/load"
 )
 
 var soak = flag.Duration("soak", 0, "how `LONG` TestSoak runs; without it, it is left out")
@@ -37,13 +39,8 @@ func (w *world) usage(d *daemon) usage {
 	if fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.pid())); err == nil {
 		u.descriptors = len(fds)
 	}
-	if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.pid())); err == nil {
-		for line := range strings.Lines(string(b)) {
-			if f := strings.Fields(line); len(f) == 3 && f[0] == "VmRSS:" {
-				n, _ := strconv.ParseInt(f[1], 10, 64)
-				u.memory = n << 10
-			}
-		}
+	if used, err := load.UsageOf(d.pid()); err == nil {
+		u.memory = used.RSS
 	}
 	d.mu.Lock()
 	priv := d.priv
