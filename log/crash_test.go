@@ -28,23 +28,37 @@ import (
 const childEnv = "AFFIDAVIT_LOG_TEST_CHILD"
 
 type childConfig struct {
-	Dir, Vendors, PCS, Policy string
-	Root                      []byte
-	Keys                      []string
+	Dir string
+	childWorld
 }
 
-// child is the server's main function.
-func child(config string) error {
-	var c childConfig
-	if err := json.Unmarshal([]byte(config), &c); err != nil {
-		return err
+// A childWorld is what a log in another process needs of its world.
+type childWorld struct {
+	Vendors, PCS, Policy string
+	Root                 []byte
+	Keys                 []string
+}
+
+// forChild returns the world for another process, which gets the log's keys only if it signs.
+func (w *world) forChild(signs bool) childWorld {
+	w.t.Helper()
+	c := childWorld{Vendors: w.vendors, PCS: w.pcsURL, Policy: w.policy.String(), Root: w.pki.Root()}
+	for _, k := range w.keys {
+		if !signs {
+			break
+		}
+		text, err := k.PrivateText()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		c.Keys = append(c.Keys, text)
 	}
-	cfg := Config{
-		Origin: testOrigin, Dir: c.Dir, Create: Exists(c.Dir) != nil, AllowQuorumNone: true, VendorsFile: c.Vendors,
-		CheckpointInterval: 20 * time.Millisecond, TimeInterval: 50 * time.Millisecond,
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	}
-	var err error
+	return c
+}
+
+// fill sets in cfg what is of the world.
+func (c childWorld) fill(cfg *Config) (err error) {
+	cfg.VendorsFile = c.Vendors
 	if cfg.Root, err = tdx.ParseRoot(c.Root); err != nil {
 		return err
 	}
@@ -58,7 +72,22 @@ func child(config string) error {
 		}
 		cfg.Keys = append(cfg.Keys, k)
 	}
-	if cfg.Collateral, err = pcs.New(pcs.Config{URL: c.PCS, Root: cfg.Root}); err != nil {
+	cfg.Collateral, err = pcs.New(pcs.Config{URL: c.PCS, Root: cfg.Root})
+	return err
+}
+
+// child is the server's main function.
+func child(config string) error {
+	var c childConfig
+	if err := json.Unmarshal([]byte(config), &c); err != nil {
+		return err
+	}
+	cfg := Config{
+		Origin: testOrigin, Dir: c.Dir, Create: Exists(c.Dir) != nil, AllowQuorumNone: true,
+		CheckpointInterval: 20 * time.Millisecond, TimeInterval: 50 * time.Millisecond,
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	}
+	if err := c.fill(&cfg); err != nil {
 		return err
 	}
 	l, err := Open(context.Background(), cfg)
@@ -77,14 +106,7 @@ func child(config string) error {
 // on with the same tree.
 func TestKill(t *testing.T) {
 	w := newWorld(t)
-	cfg := childConfig{Dir: w.dir, Vendors: w.vendors, PCS: w.pcsURL, Policy: w.policy.String(), Root: w.pki.Root()}
-	for _, k := range w.keys {
-		text, err := k.PrivateText()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cfg.Keys = append(cfg.Keys, text)
-	}
+	cfg := childConfig{w.dir, w.forChild(true)}
 	env, err := json.Marshal(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -34,8 +34,6 @@ import (
 	"github.com/affidavit-log/affidavit/log/record"
 	"github.com/affidavit-log/affidavit/log/storage"
 	"github.com/affidavit-log/affidavit/log/storage/aws"
-	"github.com/affidavit-log/affidavit/verifier/pcs"
-	"github.com/affidavit-log/affidavit/verifier/tdx"
 )
 
 // These tests run a log on MariaDB and versitygw, which must be there: see the target test-distributed in the Makefile.
@@ -210,12 +208,10 @@ func (c *cloud) config() aws.Config {
 const frontendEnv = "AFFIDAVIT_LOG_TEST_FRONTEND"
 
 type frontendConfig struct {
-	AWS                aws.Config
-	Role               Role
-	Dir, Vendors, PCS  string
-	Policy             string
-	Root               []byte
-	Keys               []string
+	AWS  aws.Config
+	Role Role
+	Dir  string
+	childWorld
 	Create, QuorumNone bool
 	CheckpointInterval time.Duration
 	MaxInFlight        int
@@ -247,7 +243,7 @@ func frontendMain(config string) error {
 		level = slog.LevelError
 	}
 	cfg := Config{
-		Origin: testOrigin, Dir: c.Dir, Create: c.Create, AllowQuorumNone: c.QuorumNone, VendorsFile: c.Vendors, Role: c.Role,
+		Origin: testOrigin, Dir: c.Dir, Create: c.Create, AllowQuorumNone: c.QuorumNone, Role: c.Role,
 		CheckpointInterval: c.CheckpointInterval, TimeInterval: time.Second, MaxInFlight: c.MaxInFlight, MaxWait: c.MaxWait,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	}
@@ -260,20 +256,7 @@ func frontendMain(config string) error {
 	if err != nil {
 		return err
 	}
-	if cfg.Root, err = tdx.ParseRoot(c.Root); err != nil {
-		return err
-	}
-	if cfg.LogPolicy, err = checkpoint.ParsePolicy([]byte(c.Policy)); err != nil {
-		return err
-	}
-	for _, text := range c.Keys {
-		k, err := checkpoint.ParseSigningKey(text)
-		if err != nil {
-			return err
-		}
-		cfg.Keys = append(cfg.Keys, k)
-	}
-	if cfg.Collateral, err = pcs.New(pcs.Config{URL: c.PCS, Root: cfg.Root}); err != nil {
+	if err := c.fill(&cfg); err != nil {
 		return err
 	}
 	l, err := Open(ctx, cfg)
@@ -304,18 +287,8 @@ type frontend struct {
 
 func (w *world) frontendConfig(c aws.Config, role Role) frontendConfig {
 	w.t.Helper()
-	f := frontendConfig{AWS: c, Role: role, Dir: tempDir(w.t), Vendors: w.vendors, PCS: w.pcsURL, Policy: w.policy.String(), Root: w.pki.Root(),
+	return frontendConfig{AWS: c, Role: role, Dir: tempDir(w.t), childWorld: w.forChild(role.publishes()),
 		QuorumNone: w.policy.IsQuorumNone(), CheckpointInterval: 100 * time.Millisecond, MaxInFlight: 512, MaxWait: 20 * time.Second}
-	if role.publishes() {
-		for _, k := range w.keys {
-			text, err := k.PrivateText()
-			if err != nil {
-				w.t.Fatal(err)
-			}
-			f.Keys = append(f.Keys, text)
-		}
-	}
-	return f
 }
 
 func (f *frontend) start(w *world) {
