@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -146,9 +147,9 @@ func TestMigrateInterrupted(t *testing.T) {
 	for {
 		tries++
 		ctx, cancel := context.WithCancel(t.Context())
-		calls := 0
+		var calls atomic.Int64 // entries are audited at the same time
 		_, err := Migrate(ctx, MigrateConfig{FromDir: s.dir, Dir: to, LogPolicy: policy, Progress: func(done, all uint64) {
-			if calls++; done < all && calls == tries {
+			if n := calls.Add(1); done < all && n == int64(tries) {
 				cancel()
 			}
 		}})

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -267,16 +268,17 @@ func TestProgressLine(t *testing.T) {
 func TestLogProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var lines bytes.Buffer
-		st := monitor.Status{Audited: 5, Published: 1000, Rate: 2, Remaining: 497.5}
+		var st atomic.Pointer[monitor.Status]
+		st.Store(&monitor.Status{Audited: 5, Published: 1000, Rate: 2, Remaining: 497.5})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			logProgress(ctx, func() monitor.Status { return st }, slog.New(slog.NewTextHandler(&lines, nil)))
+			logProgress(ctx, func() monitor.Status { return *st.Load() }, slog.New(slog.NewTextHandler(&lines, nil)))
 		}()
 		time.Sleep(150 * time.Second)
 		synctest.Wait()
-		st.Remaining = 5
+		st.Store(&monitor.Status{Audited: 5, Published: 1000, Rate: 2, Remaining: 5})
 		time.Sleep(150 * time.Second)
 		cancel()
 		<-done
