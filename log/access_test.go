@@ -161,6 +161,7 @@ func TestRevocation(t *testing.T) {
 func TestRevokedWhileSending(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.cfg = func(c *Config) { c.poll = time.Hour } // the test has the file read, and nobody else
 	s := w.open()
 	e := w.newTD().start(t, s.freshness())
 	c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))

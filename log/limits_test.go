@@ -218,6 +218,7 @@ func TestQuota(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.writeVendors(w.vendorsYAML("{rate: 0.001, burst: 2}"))
+	w.cfg = func(c *Config) { c.poll = time.Hour } // the test has the file read, and nobody else
 	s := w.open()
 	f := s.freshness()
 	for range 2 {
