@@ -2,6 +2,7 @@ package sessionlog
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -413,7 +414,7 @@ func (a *audit) readCandidate(ctx context.Context) {
 	cp, perr := checkpoint.ParseCheckpoint(b)
 	switch {
 	case err != nil || perr != nil:
-		a.add(CandidateInvalid, CheckDamage, name, nil, "%v", cmpErr(err, perr))
+		a.add(CandidateInvalid, CheckDamage, name, nil, "%v", cmp.Or(err, perr))
 	case a.report.Origin != "" && cp.Origin != a.report.Origin:
 		a.add(CandidateInvalid, CheckDamage, name, nil, "it is of the log %q", cp.Origin)
 	case cp.Size > a.size:
@@ -426,15 +427,6 @@ func (a *audit) readCandidate(ctx context.Context) {
 	default:
 		a.candidate = &cp
 	}
-}
-
-func cmpErr(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // edgeTiles returns the partial tiles of a tree, from the highest level, which begins at leaf 0, to the lowest.

@@ -13,6 +13,7 @@
 package sessionlog
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -258,7 +259,7 @@ func (c *Config) setDefaults() error {
 			return fmt.Errorf("key %s is a witness's (%v), not a log's", k.VKey(), k.Kind())
 		}
 	}
-	c.Role = or(c.Role, RoleAll)
+	c.Role = cmp.Or(c.Role, RoleAll)
 	if err := c.checkRole(); err != nil {
 		return err
 	}
@@ -302,11 +303,11 @@ func (c *Config) setDefaults() error {
 	if c.MaxInFlight < 0 {
 		return fmt.Errorf("negative limit %d of submissions in flight", c.MaxInFlight)
 	}
-	c.CheckpointInterval = or(c.CheckpointInterval, time.Second)
-	c.TimeInterval = or(c.TimeInterval, time.Minute)
-	c.MaxFreshnessAge = or(c.MaxFreshnessAge, verifier.DefaultMaxFreshnessAge)
-	c.MaxWait = or(c.MaxWait, 10*time.Second)
-	c.MaxInFlight = or(c.MaxInFlight, 512)
+	c.CheckpointInterval = cmp.Or(c.CheckpointInterval, time.Second)
+	c.TimeInterval = cmp.Or(c.TimeInterval, time.Minute)
+	c.MaxFreshnessAge = cmp.Or(c.MaxFreshnessAge, verifier.DefaultMaxFreshnessAge)
+	c.MaxWait = cmp.Or(c.MaxWait, 10*time.Second)
+	c.MaxInFlight = cmp.Or(c.MaxInFlight, 512)
 	if c.Archive == nil {
 		c.Archive = c.Collateral
 	}
@@ -316,8 +317,8 @@ func (c *Config) setDefaults() error {
 	if c.Registry == nil {
 		c.Registry = prometheus.NewRegistry()
 	}
-	c.poll = or(c.poll, vendorsPoll)
-	c.retry = or(c.retry, storageRetry)
+	c.poll = cmp.Or(c.poll, vendorsPoll)
+	c.retry = cmp.Or(c.retry, storageRetry)
 	if c.now == nil {
 		c.now = time.Now
 	}
@@ -377,13 +378,6 @@ func (c *Config) appraiserURLs() map[string]bool {
 
 // trimURL returns a submission prefix in the form in which it is compared and used.
 func trimURL(s string) string { return strings.TrimRight(s, "/") }
-
-func or[T comparable](v, def T) T {
-	if v == *new(T) {
-		return def
-	}
-	return v
-}
 
 // meta is the contents of the object storage.Meta.
 func (c *Config) meta() []byte {

@@ -240,7 +240,7 @@ func (m *migration) readSource(ctx context.Context) (err error) {
 		if m.meta, err = m.from.get(ctx, metaName, 1<<16); err != nil {
 			return err
 		}
-		if !bytes.HasPrefix(m.meta, fmt.Appendf(nil, "affidavit-log/v1\norigin %s\n", m.cp.Origin)) {
+		if !bytes.HasPrefix(m.meta, fmt.Appendf(nil, metaVersion+"\norigin %s\n", m.cp.Origin)) {
 			return fmt.Errorf("%s says %q, but the published checkpoint is of %q", metaName, m.meta, m.cp.Origin)
 		}
 		moved, err := m.from.get(ctx, movedName, 1<<16)

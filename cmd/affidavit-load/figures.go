@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -249,7 +250,7 @@ func goFigures(g goResults) ([]Figure, error) {
 			errs = append(errs, fmt.Errorf("benchmark %s has no %s", t.of, t.value))
 			continue
 		}
-		f := Figure{Name: t.name, Unit: t.unit, Target: t.target, Value: v * or(t.scale, 1), Baseline: t.byName}
+		f := Figure{Name: t.name, Unit: t.unit, Target: t.target, Value: v * cmp.Or(t.scale, 1), Baseline: t.byName}
 		if t.by != "" {
 			if f.Base, ok = get(t.by, t); !ok || f.Base == 0 {
 				errs = append(errs, fmt.Errorf("benchmark %s has no %s", t.by, t.value))

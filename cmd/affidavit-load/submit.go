@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -55,7 +56,7 @@ func submit(ctx context.Context, fs *pflag.FlagSet, args []string, stdout, stder
 	}
 	n := *entries
 	if n == 0 {
-		n = int(max(*duration, time.Second).Seconds()*or(*rate, 6000)) + 1
+		n = int(max(*duration, time.Second).Seconds()*cmp.Or(*rate, 6000)) + 1
 	}
 	r := load.Recipe{Entries: n, Platforms: *platforms, NewPlatforms: *newPlatforms, Duplicates: *duplicates, Invalid: *invalid, Size: *size, Vendors: e.ids, Seed: *seed}
 	stock, err := e.stock(ctx, *url, r, stderr)
@@ -77,13 +78,6 @@ func submit(ctx context.Context, fs *pflag.FlagSet, args []string, stdout, stder
 		err = errWrong
 	}
 	return err
-}
-
-func or(v, def float64) float64 {
-	if v == 0 {
-		return def
-	}
-	return v
 }
 
 // stock makes entries that commit to the log's newest checkpoint.
