@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -65,20 +66,19 @@ func bench(ctx context.Context, fs *pflag.FlagSet, args []string, stdout, stderr
 			return err
 		}
 	}
+	var missing error
 	if *rounds > 0 {
 		results, err := runGo(ctx, *rounds, *benchtime, stderr)
 		if err != nil {
 			return err
 		}
-		figures, err := goFigures(results)
+		var figures []Figure
+		figures, missing = goFigures(results)
 		b.figures = append(b.figures, figures...)
-		if err != nil {
-			return err
-		}
 	}
 	printFigures(stdout, b.figures)
 	if *jsonFile == "" {
-		return nil
+		return missing
 	}
 	j, err := json.MarshalIndent(struct {
 		Machine machine  `json:"machine"`
@@ -87,7 +87,7 @@ func bench(ctx context.Context, fs *pflag.FlagSet, args []string, stdout, stderr
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(*jsonFile, append(j, '\n'), 0o644)
+	return errors.Join(missing, os.WriteFile(*jsonFile, append(j, '\n'), 0o644))
 }
 
 // system measures the log as a whole.
